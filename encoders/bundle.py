@@ -1,0 +1,228 @@
+"""Bundles: folders that hold all that turns a picture or a text into a vector.
+
+bundle.json                 what is inside: specifications, fusion, views, figures, files, hash
+towers/<modality>/          a tower each, as `encoders.presets` built it
+heads/<modality>.npz        the head of each
+
+The hash covers all but the figures of the training, so equal bundles have equal hashes wherever they were made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from encoders.fusion import Fusion, FusionError
+from encoders.heads import Head, HeadError
+from encoders.integrity import FileEntry, IntegrityError, Verify, describe_file, files_below, verify_files
+from encoders.towers import SPEC_FILE, Tower, TowerError, TowerSpec, load_tower
+
+FORMAT = 1
+BUNDLE_FILE = "bundle.json"
+
+
+class BundleError(ValueError):
+    """A bundle cannot be opened or written; the message names the folder or file and says why."""
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How many seeded views of an item a feature is the mean of; part of every feature's key."""
+
+    picture_views: int = 1
+    text_views: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("picture_views", "text_views"):
+            if getattr(self, name) < 1:
+                raise BundleError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        folder: where it lies.
+        hash: hex digest of all that determines a vector.
+        towers: specification of each modality's tower.
+        heads: head of each.
+        fusion: how the modalities' vectors become one.
+        views: view settings of the features.
+        training: figures of the training, for people.
+    """
+
+    folder: Path
+    hash: str
+    towers: Mapping[str, TowerSpec]
+    heads: Mapping[str, Head]
+    fusion: Fusion
+    views: ViewSettings
+    training: Mapping[str, Any]
+
+    @property
+    def dimension(self) -> int:
+        """Give D, the dimension of fused vectors."""
+        return self.fusion.dimension(next(iter(self.heads.values())).dimension_out)
+
+    def load_tower(self, modality: str, form: str | None = None, threads: int | None = None) -> Tower:
+        """Load the tower of a modality, by default in its LiteRT form where it has one.
+
+        Raises:
+            BundleError: the bundle has no tower of that modality.
+            ModuleNotFoundError: a package that the tower needs is missing; the message names the extra.
+        """
+        if modality not in self.towers:
+            raise BundleError(f"bundle {self.folder} has no {modality} tower (towers: {', '.join(self.towers)})")
+        return load_tower(self.folder / "towers" / modality, form, threads)
+
+
+def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
+    """Open the bundle in a folder, its files checked.
+
+    Args:
+        folder: where it lies.
+        verify: sizes are checked always, sha256 "once" for each copy or "always".
+
+    Raises:
+        BundleError: there is none, it is of a newer format, or a file is missing, truncated or altered.
+    """
+    path = folder / BUNDLE_FILE
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"{folder} holds no {BUNDLE_FILE}: give the folder of a bundle") from None
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON ({error}): copy the bundle again") from None
+    number = content.get("format") if isinstance(content, dict) else None
+    if number != FORMAT:
+        raise BundleError(f"{path} has format {number}; this version reads format {FORMAT}: install a newer one")
+    try:
+        if content["hash"] != _hash_of(content):
+            raise BundleError(f"{path} is altered: its content has another hash than it says; copy the bundle again")
+        verify_files(folder, {name: FileEntry(**entry) for name, entry in content["files"].items()}, verify)
+        return _read(folder, content)
+    except (IntegrityError, HeadError, TowerError, FusionError) as error:
+        raise BundleError(str(error)) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path} lacks what a bundle of format {FORMAT} has ({error!r}): write it again") from error
+
+
+def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
+    known = {field.name for field in fields(ViewSettings)}
+    unknown = sorted(set(content["views"]) - known)
+    if unknown:
+        raise BundleError(f"bundle {folder} has view settings unknown here ({', '.join(unknown)}): install a newer version")
+    modalities = list(content["towers"])
+    bundle = Bundle(
+        folder=folder,
+        hash=content["hash"],
+        towers={m: TowerSpec.from_json(json.dumps(content["towers"][m])) for m in modalities},
+        heads={m: Head.from_npz(folder / "heads" / f"{m}.npz") for m in modalities},
+        fusion=Fusion.from_json(content["fusion"]),
+        views=ViewSettings(**content["views"]),
+        training=content["training"],
+    )
+    _check_fit(bundle.towers, bundle.heads, bundle.fusion)
+    return bundle
+
+
+def _check_fit(towers: Mapping[str, TowerSpec], heads: Mapping[str, Head], fusion: Fusion) -> None:
+    if not towers or set(towers) != set(heads):
+        raise BundleError(f"towers ({', '.join(towers)}) and heads ({', '.join(heads)}) must be of the same modalities")
+    for modality, head in heads.items():
+        if head.dimension_in != towers[modality].dimension:
+            raise BundleError(
+                f"the {modality} head takes features of dimension {head.dimension_in}, its tower gives "
+                f"{towers[modality].dimension}: train the head on this tower"
+            )
+    shared = {modality: head.dimension_out for modality, head in heads.items()}
+    if len(set(shared.values())) > 1:
+        raise BundleError(f"heads give vectors of different dimensions {shared}: train them together")
+    if not set(fusion.modalities) <= set(heads):
+        raise BundleError(f"fusion weighs {', '.join(fusion.modalities)}, but there are only heads for {', '.join(heads)}")
+
+
+def write_bundle(
+    folder: Path,
+    towers: Mapping[str, Path],
+    heads: Mapping[str, Head],
+    fusion: Fusion,
+    views: ViewSettings,
+    training: Mapping[str, Any],
+) -> Bundle:
+    """Write a bundle: into a folder beside `folder`, then renamed; the same parts give the same bytes and hash.
+
+    A bundle of the same hash that is there already is left alone.
+
+    Args:
+        folder: where it shall lie.
+        towers: modality -> folder of a tower.
+        heads: modality -> head.
+        fusion: how the modalities' vectors become one.
+        views: view settings.
+        training: figures of the training: JSON values.
+
+    Raises:
+        BundleError: the parts don't fit together, or something else lies at `folder`.
+    """
+    try:
+        specs = {m: TowerSpec.from_json((source / SPEC_FILE).read_text("utf-8")) for m, source in towers.items()}
+    except FileNotFoundError as error:
+        raise BundleError(f"{error.filename} is missing: build the tower first") from error
+    _check_fit(specs, heads, fusion)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for modality, source in towers.items():
+            shutil.copytree(source, temporary / "towers" / modality, copy_function=shutil.copyfile)
+        (temporary / "heads").mkdir()
+        for modality in towers:
+            heads[modality].to_npz(temporary / "heads" / f"{modality}.npz")
+        content = {
+            "format": FORMAT,
+            "towers": {modality: json.loads(spec.to_json()) for modality, spec in specs.items()},
+            "fusion": fusion.to_json(),
+            "views": asdict(views),
+            "training": dict(training),
+            "dimension": fusion.dimension(next(iter(heads.values())).dimension_out),
+            "files": {name: asdict(describe_file(path)) for name, path in files_below(temporary)},
+        }
+        content["hash"] = _hash_of(content)
+        # Not sorted: the order of modalities is that of concatenation.
+        (temporary / BUNDLE_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        temporary.chmod(0o755)
+        _move(temporary, folder, content["hash"])
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return open_bundle(folder)
+
+
+def _move(temporary: Path, folder: Path, digest: str) -> None:
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        try:
+            found = open_bundle(folder)
+        except BundleError as error:
+            raise BundleError(f"{folder} is there already and is no sound bundle ({error}): delete it first") from error
+        if found.hash != digest:
+            raise BundleError(f"{folder} holds another bundle ({found.hash[:12]}): choose another folder") from None
+
+
+def _hash_of(content: Mapping[str, Any]) -> str:
+    """Hash all but the figures; the order of the fusion's weights counts, that of other keys does not."""
+    told = {key: value for key, value in content.items() if key not in ("training", "hash")}
+    told["fusion"] = {**told["fusion"], "order": list(told["fusion"]["weights"])}
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

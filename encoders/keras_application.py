@@ -1,0 +1,102 @@
+"""Networks of `keras.applications` as towers for pictures, with weights from a file, preprocessed as they ask."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from encoders.conversion import PictureNetwork
+from encoders.weights import WeightsError, combine_hashes, hash_file, read_verified
+
+POOLINGS = ("avg", "max")
+GIVEN = {"include_top", "weights", "input_tensor", "input_shape", "pooling"}
+
+# Whatever changes a feature and is not in the weights: to be changed with the arithmetic below.
+RECIPE = "keras application, 1"
+
+
+class ApplicationError(ValueError):
+    """An application or an option of it that Keras does not have."""
+
+
+def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
+    """Build an application without its top: uint8[B, side, side, 3] -> float32[B, D], pooled.
+
+    Args:
+        name: name in `keras.applications`.
+        options: `weights`, a file of weights without the top; `sha256` of it; `side`, by default the
+            application's; `pooling`, "avg" (default) or "max"; other parameters of it as JSON values.
+
+    Raises:
+        ApplicationError: for a name or an option that is unknown.
+        WeightsError: for a weights file that is missing, altered, or does not fit.
+    """
+    application = getattr(keras.applications, name, None)
+    if not inspect.isfunction(application):
+        known = sorted(key for key, value in vars(keras.applications).items() if inspect.isfunction(value))
+        raise ApplicationError(f"keras.applications has no '{name}': it has {', '.join(known)}")
+    parameters = _parameters(name, application, options)
+    path = _verified_file(name, options)
+    side = int(options["side"]) if "side" in options else _default_side(application, parameters)
+    pooling = options.get("pooling", POOLINGS[0])
+    model = application(
+        include_top=False, weights=None, input_shape=(side, side, 3), pooling=pooling, **parameters
+    )
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras and h5py raise whatever a foreign file makes them
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"weights file {path} does not fit {name} without its top ({reason}): "
+            "give the file for include_top=False"
+        ) from error
+    preprocess = sys.modules[application.__module__].preprocess_input
+    settings = json.dumps([name, side, pooling, parameters], sort_keys=True)
+    return PictureNetwork(
+        side=side,
+        weights_hash=combine_hashes(RECIPE, settings, keras.__version__, hash_file(path)),
+        features=lambda pictures: model(preprocess(tf.cast(pictures, tf.float32)), training=False),
+    )
+
+
+def _parameters(name: str, application: Any, options: Mapping[str, str]) -> dict[str, Any]:
+    known = set(inspect.signature(application).parameters) - GIVEN
+    others = {
+        key: value for key, value in options.items() if key not in ("weights", "sha256", "side", "pooling")
+    }
+    unknown = sorted(set(others) - known)
+    if unknown:
+        raise ApplicationError(f"{name} has no option '{unknown[0]}': it has {', '.join(sorted(known))}")
+    if options.get("pooling", "avg") not in POOLINGS:
+        raise ApplicationError(f"pooling is '{options['pooling']}': it may be {' or '.join(POOLINGS)}")
+    if not options.get("side", "1").isdecimal():
+        raise ApplicationError(f"side is '{options['side']}': give a number of pixels")
+    try:
+        return {key: json.loads(value) for key, value in others.items()}
+    except ValueError as error:
+        raise ApplicationError(f"an option of {name} is not a JSON value: {error}") from None
+
+
+def _verified_file(name: str, options: Mapping[str, str]) -> Path:
+    if not options.get("weights"):
+        raise WeightsError(f"no weights are given for {name}: name a file, as in keras:{name}?weights=<file>")
+    path = Path(options["weights"])
+    if not path.is_file():
+        raise WeightsError(
+            f"weights file {path} is missing: name a file with the weights of {name} without its top"
+        )
+    if "sha256" in options:
+        read_verified(path, options["sha256"], "give the right file, or its own sha256")
+    return path
+
+
+def _default_side(application: Any, parameters: Mapping[str, Any]) -> int:
+    # Only the network with its top has the size it was trained with.
+    return int(application(include_top=True, weights=None, **parameters).input_shape[1])

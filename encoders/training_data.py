@@ -1,0 +1,124 @@
+"""What heads are trained on: batches of products with the queries they answer, read from arrays or files of features.
+
+A training product has a picture's feature, a text's feature (what the index holds of it), or both. A training query
+is the text tower's feature of a title, or of a phrase made from columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Features = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_]
+Ids = npt.NDArray[np.integer[Any]]
+
+_RUN_ROWS = 64  # rows read side by side from a file, and shuffled as one
+_BUFFER_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Hold B products, Q queries, and which product answers which query.
+
+    products: by modality ("picture", "text"), features float16 or float32[B, D]; present: by modality, bool[B]; what
+    stands in a missing row is never looked at. queries: features of the text tower, float16 or float32[Q, D].
+    answers: bool[Q, B], true for every right answer, whether or not the query was drawn for that product.
+    """
+
+    products: Mapping[str, Features]
+    present: Mapping[str, Mask]
+    queries: Features
+    answers: Mask
+
+
+class TrainingData(Protocol):
+    """Give training batches epoch by epoch, read as they are needed, and one bounded batch to validate with."""
+
+    def train_batches(self, epoch: int) -> Iterable[TrainingBatch]:
+        """Give the batches of an epoch, in an order and with queries drawn by the epoch."""
+
+    def validation(self) -> TrainingBatch:
+        """Give products that no training batch holds, a few thousand at most, with queries for them."""
+
+
+@dataclass(frozen=True)
+class ArrayTrainingData:
+    """Draw batches from arrays of N products: in memory, or memory-mapped from files and then read run by run.
+
+    features: by modality ("picture", "text"), float16 or float32[N, D]; present: by modality, bool[N]. queries: the text
+    tower's features of distinct titles and phrases, [U, D]. title_ids: int[N], the query that is a product's
+    title, -1 where it has none. product_phrases: int[N, k], the queries that are phrases fitting a product, filled up
+    with -1. validation_rows: bool[N], the products held out.
+    """
+
+    features: Mapping[str, Features]
+    present: Mapping[str, Mask]
+    queries: Features
+    title_ids: Ids
+    product_phrases: Ids
+    validation_rows: Mask
+    batch_rows: int = 512
+    phrases_per_product: int = 1
+    max_validation: int = 2000
+    seed: int = 0
+
+    def train_batches(self, epoch: int) -> Iterator[TrainingBatch]:
+        """Give every training product once, with its title and `phrases_per_product` of its phrases."""
+        rng = np.random.default_rng((self.seed, epoch))
+        pending = np.zeros(0, np.int64)
+        for rows in self._shuffled_rows(rng):
+            pending = np.concatenate([pending, rows])
+            while len(pending) >= 2 * self.batch_rows:
+                yield self._batch(pending[: self.batch_rows], rng, self.phrases_per_product)
+                pending = pending[self.batch_rows :]
+        if len(pending) > self.batch_rows:  # two halves, lest the last batch be too small to contrast
+            yield self._batch(pending[: len(pending) // 2], rng, self.phrases_per_product)
+            pending = pending[len(pending) // 2 :]
+        if len(pending):
+            yield self._batch(pending, rng, self.phrases_per_product)
+
+    def validation(self) -> TrainingBatch:
+        """Give the products held out, `max_validation` of them at most, each with its title and two phrases."""
+        rng = np.random.default_rng((self.seed, 0xFFFFFFFF))
+        rows = np.flatnonzero(self.validation_rows)
+        if len(rows) > self.max_validation:
+            rows = np.sort(rng.choice(rows, self.max_validation, replace=False))
+        return self._batch(rows, rng, 2)
+
+    def _shuffled_rows(self, rng: np.random.Generator) -> Iterator[Ids]:
+        starts = rng.permutation(np.arange(0, len(self.title_ids), _RUN_ROWS))
+        runs_a_buffer = _BUFFER_ROWS // _RUN_ROWS
+        for first in range(0, len(starts), runs_a_buffer):
+            runs = [np.arange(s, min(s + _RUN_ROWS, len(self.title_ids))) for s in starts[first : first + runs_a_buffer]]
+            rows = np.concatenate(runs)
+            yield rng.permutation(rows[~self.validation_rows[rows]])
+
+    def _batch(self, rows: Ids, rng: np.random.Generator, phrases_per_product: int) -> TrainingBatch:
+        rows = np.sort(rows)
+        ids = np.concatenate([self.title_ids[rows][:, None], self.product_phrases[rows]], axis=1)
+        drawn = _draw(ids[:, 1:], phrases_per_product, rng)
+        asked = np.unique(np.concatenate([drawn, ids[:, 0][ids[:, 0] >= 0]]))
+        answers = np.zeros((len(asked), len(rows)), np.bool_)
+        if len(asked):
+            slots = np.searchsorted(asked, ids).clip(max=len(asked) - 1)
+            product, column = np.nonzero(asked[slots] == ids)
+            answers[slots[product, column], product] = True
+        return TrainingBatch(
+            products={name: np.asarray(array[rows]) for name, array in self.features.items()},
+            present={name: np.asarray(mask[rows]) for name, mask in self.present.items()},
+            queries=np.asarray(self.queries[asked]),
+            answers=answers,
+        )
+
+
+def _draw(phrase_ids: Ids, count: int, rng: np.random.Generator) -> Ids:
+    """Draw up to `count` of each row's ids, which are not negative; returns them all in one array."""
+    ranks = np.where(phrase_ids >= 0, rng.random(phrase_ids.shape), 2.0)
+    chosen = np.argsort(ranks, axis=1)[:, :count]
+    ids = np.take_along_axis(phrase_ids, chosen, axis=1)
+    return ids[ids >= 0]

@@ -1,0 +1,229 @@
+"""The command `catalogue-index`, also `python -m pipelines`.
+
+Importing this module imports neither Beam nor TensorFlow: a query starts in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.config import (
+    BUILD_SETTINGS,
+    CATALOGUE_SETTINGS,
+    TRAINING_SETTINGS,
+    Config,
+    ConfigError,
+    add_flags,
+    read_config,
+)
+
+DONE, FAILED, BAD_FLAG, LOCKED, REFUSED, REJECTS, STORAGE = 0, 1, 2, 3, 4, 5, 6
+STAGES = ("ingest", "encode", "fuse", "build", "publish")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command with all its subcommands."""
+    top = argparse.ArgumentParser(
+        prog="catalogue-index",
+        description="Turns a shop's catalogue into an index that answers text, pictures, or both.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad flag or configuration, 3 locked, 4 refused by the gate, "
+        "5 too many rejects, 6 storage. Flags that a job does not know go to Beam's PipelineOptions.",
+        allow_abbrev=False,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, does: str, settings: Sequence[str] = ()) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".", allow_abbrev=False)
+        if settings:
+            added.add_argument("--config", metavar="FILE", help="TOML file that holds what flags hold; flags win")
+            add_flags(added, settings)
+        return added
+
+    where = ("index", "bundle")
+    sample = command("sample", "write the drawn sample catalogue")
+    sample.add_argument("--products", type=int, default=SAMPLE_PRODUCTS, metavar="N", help="products (default: %(default)s)")
+    sample.add_argument("--seed", type=int, default=0, metavar="S", help="seed (default: %(default)s)")
+    sample.add_argument("--output", required=True, metavar="DIR", help="folder or URI of the shards")
+    sample.add_argument("--query-image", metavar="FILE", help="also draw a photo to search with")
+    command("train", "encode features where they are missing, fit heads, write a bundle",
+            (*where, *CATALOGUE_SETTINGS, *TRAINING_SETTINGS))  # fmt: skip
+    job = (*where, *CATALOGUE_SETTINGS, *BUILD_SETTINGS)
+    command("run", "bring a catalogue into a published index; skips what is there", (*job, *TRAINING_SETTINGS))
+    for stage, does in (
+        ("ingest", "read, validate and key the catalogue"),
+        ("encode", "encode what the feature store lacks"),
+        ("fuse", "compute every product's vectors"),
+        ("build", "build the Annoy files and the manifest of a version"),
+        ("publish", "check a version and make it the current one"),
+    ):
+        command(stage, does, job)
+    query = command("query", "search an index by text, picture, both, or a product")
+    query.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index, or of one version")
+    query.add_argument("--bundle", metavar="DIR", help="folder of the bundle (default: the index's own)")
+    query.add_argument("--text", metavar="T", help="what to look for, in words")
+    query.add_argument("--image", metavar="FILE", help="a picture of what to look for")
+    query.add_argument("--product-id", metavar="ID", help="look for products like this one")
+    query.add_argument("-k", type=int, default=10, metavar="K", help="answers (default: %(default)s)")
+    query.add_argument("--where", metavar="EXPR", help="filter, e.g. \"price < 50 and colour in ('red', 'blue')\"")
+    query.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    versions = command("versions", "list the versions of an index")
+    versions.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
+    versions.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    return top
+
+
+# Enough products to train heads on, few enough for the whole first run to take minutes on a laptop.
+SAMPLE_PRODUCTS = 4_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; errors are one sentence on standard error."""
+    given, extra = parser().parse_known_args(arguments)
+    try:
+        if given.command in ("sample", "query", "versions"):
+            if extra:
+                raise ConfigError(f"unknown flag '{extra[0]}' (see catalogue-index {given.command} --help)")
+            return {"sample": _sample, "query": _query, "versions": _versions}[given.command](given)
+        return _job(given, extra)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        print(f"catalogue-index: {error}", file=sys.stderr)
+        return code
+
+
+def exit_code(error: Exception) -> int | None:
+    """Return the exit code of an error that is a sentence for the user, None for any other."""
+    if isinstance(error, ConfigError):
+        return BAD_FLAG
+    codes = {"CatalogueError": BAD_FLAG, "WhereError": BAD_FLAG, "UnknownProductError": BAD_FLAG, "StageError": BAD_FLAG,
+             "BundleError": BAD_FLAG, "TowerError": BAD_FLAG, "RejectRateError": REJECTS, "StorageError": STORAGE,
+             "PublishError": REFUSED, "IntegrityError": STORAGE, "IndexError_": STORAGE}  # fmt: skip
+    return next((codes[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in codes), None)
+
+
+def _job(given: argparse.Namespace, extra: Sequence[str]) -> int:
+    flags = {name: value for name, value in vars(given).items() if name not in ("command", "config")}
+    config = read_config(given.config, flags)
+    for name in ("index", "catalogue"):
+        if not getattr(config, name):
+            raise ConfigError(f"--{name} is missing: say it on the command line or in --config FILE")
+    _prepare_process()
+    from pipelines import runner
+
+    runner.check_flags(extra)
+    if given.command == "train":
+        from pipelines.train import train
+
+        bundle = train(config, extra)
+        print(f"bundle {bundle.hash} in {bundle.folder}")
+        return DONE
+    return _stages(config, given.command, extra)
+
+
+def _stages(config: Config, command: str, flags: Sequence[str]) -> int:
+    from pipelines.run import run, run_stage
+
+    report = run(config, flags) if command == "run" else run_stage(config, command, flags)
+    for line in report.lines():
+        print(line)
+    return DONE
+
+
+def _prepare_process() -> None:
+    """Quieten TensorFlow, turn on its fast CPU kernels, and show the log."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    console = Console(stderr=True)
+    handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", handlers=[handler], force=True)
+    for name in ("pipelines", "encoders", "transforms"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _sample(given: argparse.Namespace) -> int:
+    if given.products < 1:
+        raise ConfigError(f"--products is {given.products}; it must be at least 1")
+    from pipelines.sample import write_query_image, write_sample
+
+    shards = write_sample(given.output, given.products, given.seed)
+    print(f"wrote {given.products:,} products in {len(shards)} shards to {given.output}")
+    if given.query_image:
+        write_query_image(given.query_image, given.seed)
+        print(f"wrote a photo to search with to {given.query_image}")
+    return DONE
+
+
+def _query(given: argparse.Namespace) -> int:
+    if given.text is None and given.image is None and given.product_id is None:
+        raise ConfigError("nothing to look for: give --text, --image or --product-id")
+    if given.k < 1:
+        raise ConfigError(f"-k is {given.k}; it must be at least 1")
+    from catalogue_lookup import open_index
+
+    with open_index(given.index, bundle=given.bundle) as index:
+        hits = index.search(
+            text=given.text, image=given.image, product_id=given.product_id, k=given.k, where=given.where
+        )
+    if given.json:
+        rows = [{"rank": h.rank, "product_id": h.product_id, "score": h.score, **h.columns} for h in hits]
+        print(json.dumps(rows, ensure_ascii=False, default=str, indent=1))
+        return DONE
+    asked = [part for part in (given.text, given.image, given.product_id) if part is not None]
+    rows = [
+        {"rank": h.rank, "score": f"{h.score:.3f}", "product id": h.product_id, "title": h.columns.get("title"),
+         "price": h.columns.get("price")}
+        for h in hits
+    ]  # fmt: skip
+    _table(" + ".join(asked), ("rank", "score", "product id", "title", "price"), rows)
+    return DONE
+
+
+def _versions(given: argparse.Namespace) -> int:
+    from pipelines.publish import list_versions
+
+    found = list_versions(given.index)
+    if given.json:
+        print(json.dumps([vars(version) for version in found], ensure_ascii=False, default=str, indent=1))
+        return DONE
+    rows = [
+        {"": "current" if v.current else "", "version": v.id, "sequence": v.sequence, "products": f"{v.items:,}",
+         "recall@10": "" if v.recall is None else f"{v.recall:.3f}", "created": v.created}
+        for v in found
+    ]  # fmt: skip
+    _table(given.index, ("", "version", "sequence", "products", "recall@10", "created"), rows)
+    return DONE
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for name in columns:
+        numeric = name in ("rank", "score", "price", "sequence", "products", "recall@10")
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row.get(name) is None else _shown(row[name]) for name in columns))
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Configuration: frozen dataclasses filled from one TOML file plus flags, checked in one place."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+METRICS = ("angular", "euclidean", "manhattan", "dot")
+FUSIONS = ("concatenation", "weighted_sum", "mean", "max")
+
+
+class ConfigError(ValueError):
+    """A flag or a key of the configuration file is wrong; nothing has been done yet."""
+
+
+def setting(default: Any, does: str) -> Any:
+    """Declare one setting: its default and what it does."""
+    factory = {"default_factory": lambda: default} if isinstance(default, Mapping) else {"default": default}
+    return field(**factory, metadata={"help": does})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on. The TOML key of a setting is its name here, the flag is `--its-name`."""
+
+    index: str = setting("", "folder or URI of the index")
+    catalogue: tuple[str, ...] = setting((), "files of the catalogue: a path, folder or glob; may be given several times")
+    bundle: str | None = setting(None, "folder of a bundle (default: the index's own)")
+
+    column: Mapping[str, str] = setting(
+        {}, "map a column: NAME=SOURCE, e.g. title=productDisplayName; dots reach into nested fields"
+    )
+    text: tuple[str, ...] = setting((), "columns that together make the text, e.g. title,description")
+    keep: tuple[str, ...] | None = setting(None, "columns to show and filter by (default: all but pictures)")
+    allow_root: tuple[str, ...] = setting(
+        (), "folder or URI prefix that pictures may be read from (default: the catalogue's own folders)"
+    )
+    max_pictures: int = setting(8, "pictures of a product that are used, at most")
+    max_pixels: int = setting(50_000_000, "pixels a picture may have by its header, at most")
+    strict: bool = setting(False, "reject the whole product where its picture or price is bad")
+    max_reject_rate: float = setting(0.05, "share of the rows that may be rejected before the run fails")
+    limit: int | None = setting(None, "use the first N rows only, for a trial")
+
+    unit_items: int = setting(4096, "encoder items in one unit of work, at most")
+    partition_rows: int = setting(65_536, "products in one partition, at most (kept with the index)")
+
+    metric: Literal["angular", "euclidean", "manhattan", "dot"] = setting("angular", "distance of the Annoy index")
+    trees: int = setting(50, "trees of each Annoy index")
+    max_items_per_shard: int = setting(10_000_000, "products in one Annoy file, at most")
+    seed: int = setting(0, "seed of everything random")
+    publish: bool = setting(True, "publish the version when it is complete")
+
+    picture_tower: str = setting("package:efficientnet-lite0", "tower for pictures of a bundle that is trained; '' for none")
+    text_tower: str = setting("package:use-multilingual", "tower for texts of a bundle that is trained; '' for none")
+    dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
+    fusion: Literal["concatenation", "weighted_sum", "mean", "max"] = setting(
+        "concatenation", "how the vectors of a product's modalities become one"
+    )
+    weight: Mapping[str, str] = setting({}, "weight of a modality in the fused vector: picture=0.5")
+    phrases: tuple[str, ...] = setting((), "columns that training makes phrases from (default: found by their names)")
+    max_training_products: int = setting(200_000, "products that heads are trained on, at most")
+    max_phrases: int = setting(20_000, "distinct phrases encoded for training, at most")
+    epochs: int = setting(0, "epochs of training, at most (0: as many as pay)")
+    holdout: float = setting(0.0, "share of the products, by the hash of their ids, that training never sees")
+
+    def replace(self, **changes: Any) -> Config:
+        """Return a checked copy with some settings changed."""
+        return check(dataclasses.replace(self, **changes))
+
+
+SETTINGS = {f.name: f for f in fields(Config)}
+_TYPES = get_type_hints(Config)
+
+CATALOGUE_SETTINGS = (
+    "catalogue", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "max_reject_rate",
+    "limit", "unit_items", "partition_rows", "seed",
+)  # fmt: skip
+BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish")
+TRAINING_SETTINGS = (
+    "picture_tower", "text_tower", "dimension", "fusion", "weight", "phrases", "max_training_products",
+    "max_phrases", "epochs", "holdout",
+)  # fmt: skip
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """Return a hex digest of JSON-like values, the same whatever their order."""
+    text = json.dumps(values, sort_keys=True, default=lambda value: dict(value), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def flag(name: str) -> str:
+    """Return the flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Give a parser the flags of these settings; what is not given stays out of the parsed namespace."""
+    for name in names:
+        kind, metadata, default = _TYPES[name], SETTINGS[name].metadata, SETTINGS[name].default
+        shown = "" if default in (None, (), "", dataclasses.MISSING) or isinstance(default, bool) else f" (default: {default})"
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": metadata["help"] + shown}
+        base = _base_type(kind)
+        if base is bool:
+            parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, **options)
+        elif base in (tuple, Mapping):
+            metavar = "NAME=VALUE" if base is Mapping else name.upper()
+            parser.add_argument(flag(name), action="append", metavar=metavar, **options)
+        else:
+            choices = get_args(kind) if get_origin(kind) is Literal else None
+            shape = None if choices else {int: "N", float: "X", str: name.upper()}[base]
+            parser.add_argument(flag(name), type=base, choices=choices, metavar=shape, **options)
+
+
+def _base_type(kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        return str
+    if type(None) in get_args(kind):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    origin = get_origin(kind)
+    return Mapping if origin is not None and issubclass(origin, Mapping) else origin or kind
+
+
+def read_config(path: str | None, flags: Mapping[str, Any]) -> Config:
+    """Fill the configuration from a TOML file and flags; flags win.
+
+    Args:
+        path: the TOML file, or None.
+        flags: settings as the parser gave them, only those that were given.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type, or values that do not fit together.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+        for key, value in loaded.items():
+            name = key.replace("-", "_")
+            if name not in SETTINGS:
+                raise ConfigError(f"{path} has an unknown key '{key}'{_nearest(name)}")
+            values[name] = _convert(name, value, f"{path}: {key}")
+    for name, value in flags.items():
+        values[name] = _convert(name, value, flag(name))
+    return check(Config(**values))
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, SETTINGS, n=1)
+    return f": did you mean '{near[0]}'?" if near else f" (keys: {', '.join(sorted(SETTINGS))})"
+
+
+def _convert(name: str, value: Any, where: str) -> Any:
+    base = _base_type(_TYPES[name])
+    if base is Mapping:
+        if isinstance(value, Mapping):
+            return {str(key): str(part) for key, part in value.items()}
+        pairs = [item.partition("=") for item in value if isinstance(item, str)]
+        bad = next((key for key, equals, part in pairs if not (key and equals and part)), None)
+        if bad is not None or len(pairs) != len(value):
+            raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
+        return {key.strip(): part.strip() for key, _, part in pairs}
+    if base is tuple:
+        items = [value] if isinstance(value, str) else list(value)
+        if not all(isinstance(item, str) for item in items):
+            raise ConfigError(f"{where} takes names, not {value!r}")
+        split = items if name in ("catalogue", "allow_root") else [part for item in items for part in item.split(",")]
+        return tuple(part.strip() for part in split if part.strip())
+    if base is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, base) or (base is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} takes {base.__name__}, not {value!r}")
+    return value
+
+
+def check(config: Config) -> Config:
+    """Return the configuration if its values fit together.
+
+    Raises:
+        ConfigError: naming the flag, the value and what it may be.
+    """
+    least = {"max_pictures": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
+             "max_items_per_shard": 1, "dimension": 2, "epochs": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
+    for name, minimum in least.items():
+        value = getattr(config, name)
+        if value is not None and value < minimum:
+            raise ConfigError(f"{flag(name)} is {value}; it must be at least {minimum}")
+    if not 0 <= config.max_reject_rate <= 1:
+        raise ConfigError(f"--max-reject-rate is {config.max_reject_rate}; it is a share between 0 and 1")
+    if not 0 <= config.holdout < 1:
+        raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
+    for name, allowed in (("metric", METRICS), ("fusion", FUSIONS)):
+        if getattr(config, name) not in allowed:
+            raise ConfigError(f"{flag(name)} is '{getattr(config, name)}'; it may be {', '.join(allowed)}")
+    weights = fusion_weights(config)
+    if sum(weights.values()) == 0:
+        raise ConfigError("--weight leaves no modality with a weight above 0")
+    return config
+
+
+def fusion_weights(config: Config) -> dict[str, float]:
+    """Return the weight of each modality, in the order of the fused vector.
+
+    Raises:
+        ConfigError: an unknown modality, or a weight that is no finite non-negative number.
+    """
+    weights = {"picture": 0.5, "text": 0.5}
+    for name, text in config.weight.items():
+        if name not in weights:
+            raise ConfigError(f"--weight names the modality '{name}'; it may be {', '.join(weights)}")
+        try:
+            weights[name] = float(text)
+        except ValueError:
+            raise ConfigError(f"--weight {name}={text} is not a number") from None
+        if not 0 <= weights[name] < float("inf"):
+            raise ConfigError(f"--weight {name}={text} must be finite and not negative")
+    return weights

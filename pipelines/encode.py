@@ -1,0 +1,272 @@
+"""ENCODE: the stage that costs; its elements are units of items to encode, never rows.
+
+    catalogue-index encode --catalogue 'shop/*.parquet' --index DIR --bundle DIR
+
+RunInference runs `UnitHandler` on one unit at a time: it streams the unit's items, decodes ahead in threads,
+fills batches for the tower and returns one Arrow table, which the next step of the same fused stage writes. So
+units commit one by one, also in the in-process runner, and pixels never leave the worker that read them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+
+from encoders.towers import Tower, load_tower
+from pipelines import pictures, ranges, storage
+from pipelines.bundles import localise
+from pipelines.catalogue import CatalogueSchema, Shard, read_pictures
+from pipelines.features import REJECTED_TYPE, Space, content_hash, pack, write_features
+from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID, REJECTED, Run, read_json
+from transforms.decode import PictureError, decode_picture
+
+DECODE_AHEAD = 3
+PROGRESS_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """What the features of a unit depend on besides its rows.
+
+    Attributes:
+        run: paths of the run.
+        stage: folder of the run that names the units.
+        output: folder that the features go to.
+        space: their feature space.
+        tower: folder of the tower.
+        shards: the catalogue's files, by number.
+        schema: what their columns mean; None where no picture lies inside them.
+        max_pixels: pixels a picture may have.
+    """
+
+    run: Run
+    stage: Literal["plan", "queries"]
+    output: str
+    space: Space
+    tower: str
+    shards: tuple[Shard, ...]
+    schema: CatalogueSchema | None
+    max_pixels: int
+
+    def unit_file(self, unit: str) -> str:
+        """File of the features of the unit whose work file is called `unit`."""
+        return storage.join(self.output, f"{unit.rsplit('-', 1)[-1]}.parquet")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The features of one unit.
+
+    Attributes:
+        unit: name of the unit's work file.
+        rows: the unit's rows of the feature store.
+        items: encoder items that went through the tower.
+        truncated: texts cut at the tower's limit.
+    """
+
+    unit: str
+    rows: pa.Table
+    items: int
+    truncated: int
+
+
+def encode_texts(work: pa.Table, tower: Tower, space: Space) -> tuple[pa.Table, int]:
+    """Encode the texts of a unit; returns its rows of the feature store and the number of items encoded."""
+    texts = work["text"].to_pylist()
+    features = tower.encode(texts)
+    present = np.ones(len(texts), dtype=bool)
+    keys = [space.key(text.encode()) for text in texts]
+    return _rows(work, keys, features, present, [None] * len(texts), space), len(texts)
+
+
+# A product's number in its unit, the picture's number, and its bytes or why there are none.
+_Item = tuple[int, int, bytes | pictures.PathError]
+
+
+def _read_paths(work: pa.Table) -> Iterator[_Item]:
+    for product, places in enumerate(work["paths"].to_pylist()):
+        for number, place in enumerate(places):
+            try:
+                yield product, number, pictures.read(place)
+            except pictures.PathError as error:
+                yield product, number, error
+
+
+def _read_shards(work: pa.Table, settings: EncodeSettings) -> Iterator[_Item]:
+    assert settings.schema is not None
+    shards, rows, groups = (work[name].to_pylist() for name in ("shard", "row", "row_group"))
+    start = 0
+    while start < len(rows):
+        stop = start
+        while stop < len(rows) and shards[stop] == shards[start]:
+            stop += 1
+        wanted = sorted({group for group in groups[start:stop] if group is not None})
+        found = read_pictures(settings.shards[shards[start]], rows[start:stop], wanted or None, settings.schema)
+        place = {row: number for number, row in enumerate(rows[start:stop], start)}
+        for row, contents in found:
+            for number, data in enumerate(contents):
+                if data is not None:
+                    yield place[row], number, data
+        start = stop
+
+
+def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> tuple[pa.Table, int]:
+    """Encode the pictures of a unit, a product's feature being the mean over its pictures.
+
+    Pictures are decoded ahead by a thread a core, at most three batches of them.
+    """
+    side, size = tower.spec.side, tower.spec.batch
+    assert side is not None
+    sums = np.zeros((work.num_rows, tower.spec.dimension), dtype=np.float32)
+    counts = np.zeros(work.num_rows, dtype=np.int64)
+    hashes: list[list[bytes]] = [[] for _ in range(work.num_rows)]
+    rejected: list[list[dict[str, str]] | None] = [None] * work.num_rows
+    batch = np.empty((size, side, side, 3), dtype=np.uint8)
+    owners: list[int] = []
+    started = reported = time.monotonic()
+
+    def flush() -> None:
+        features = tower.encode(batch[: len(owners)])
+        np.add.at(sums, owners, features)
+        owners.clear()
+
+    items = _read_paths(work) if "paths" in work.column_names else _read_shards(work, settings)
+    for product, _, digest, decoded in _decode_ahead(items, side, settings.max_pixels, DECODE_AHEAD * size):
+        if digest is not None:
+            hashes[product].append(digest)
+        if isinstance(decoded, np.ndarray):
+            batch[len(owners)] = decoded
+            owners.append(product)
+            counts[product] += 1
+            if len(owners) == size:
+                flush()
+                now = time.monotonic()
+                if now - reported > PROGRESS_SECONDS:
+                    reported, done = now, int(counts.sum())
+                    _log.info("encode: %d of %d pictures of a unit, %.0f/s", done, work.num_rows, done / (now - started))
+        else:
+            rejected[product] = [*(rejected[product] or ()), {"reason": decoded.reason, "detail": str(decoded)}]
+    if owners:
+        flush()
+    present = counts > 0
+    features = sums / np.maximum(counts, 1)[:, None]
+    keys = [settings.space.key(content) for content in hashes]
+    return _rows(work, keys, features, present, rejected, settings.space), int(counts.sum())
+
+
+def _decode_ahead(
+    items: Iterable[_Item], side: int, max_pixels: int, ahead: int
+) -> Iterator[tuple[int, int, bytes | None, np.ndarray | PictureError | pictures.PathError]]:
+    def decode(data: bytes) -> tuple[bytes, np.ndarray | PictureError]:
+        digest = content_hash(data)
+        try:
+            return digest, decode_picture(data, side, max_pixels)
+        except PictureError as error:
+            return digest, error
+
+    waiting: deque[tuple[int, int, Future[Any] | pictures.PathError]] = deque()
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for product, number, data in items:
+            waiting.append((product, number, data if isinstance(data, pictures.PathError) else pool.submit(decode, data)))
+            if len(waiting) >= ahead:
+                yield _decoded(*waiting.popleft())
+        while waiting:
+            yield _decoded(*waiting.popleft())
+
+
+def _decoded(product: int, number: int, result: Future[Any] | pictures.PathError) -> tuple[int, int, bytes | None, Any]:
+    return (product, number, None, result) if isinstance(result, pictures.PathError) else (product, number, *result.result())
+
+
+def _rows(
+    work: pa.Table, keys: Sequence[bytes], features: np.ndarray, present: np.ndarray,
+    rejected: Sequence[list[dict[str, str]] | None], space: Space,
+) -> pa.Table:  # fmt: skip
+    columns = {
+        ORDER: work[ORDER], PRODUCT_ID: work[PRODUCT_ID], KEY: pa.array(keys, pa.binary(KEY_BYTES)),
+        FEATURE: pack(features, present), PRESENT: pa.array(present), REJECTED: pa.array(rejected, REJECTED_TYPE),
+    }  # fmt: skip
+    return pa.table(columns, schema=space.schema)
+
+
+class UnitHandler(ModelHandler[str, Encoded, Tower]):
+    """Runs a tower on one unit of work at a time."""
+
+    def __init__(self, settings: EncodeSettings):
+        """Keep the settings; nothing is loaded before a worker starts."""
+        super().__init__()
+        self._settings = settings
+
+    def load_model(self) -> Tower:
+        """Load the tower, once a worker."""
+        return load_tower(localise(self._settings.tower))
+
+    def batch_elements_kwargs(self) -> dict[str, int]:
+        """Ask for one unit at a time."""
+        return {"min_batch_size": 1, "max_batch_size": 1}
+
+    def share_model_across_processes(self) -> bool:
+        """Keep one tower a worker process: it uses all cores."""
+        return False
+
+    def run_inference(
+        self, batch: Sequence[str], model: Tower, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[Encoded]:
+        """Encode the units named in `batch`."""
+        return [self._encode(unit, model) for unit in batch]
+
+    def _encode(self, unit: str, tower: Tower) -> Encoded:
+        settings, before = self._settings, tower.truncated
+        work = ranges.read_table(storage.join(settings.run.work(settings.space.modality), f"{unit}.parquet"))
+        if settings.space.modality == "text":
+            rows, items = encode_texts(work, tower, settings.space)
+        else:
+            rows, items = encode_pictures(work, tower, settings)
+        rows = rows.replace_schema_metadata({"form": tower.form})
+        return Encoded(unit, rows, items, tower.truncated - before)
+
+
+def units_of(element: str, settings: EncodeSettings) -> list[str]:
+    """List the units an element of the plan cut for this modality that have no features yet."""
+    names = read_json(settings.run.done(settings.stage, element))["units"].get(settings.space.modality, [])
+    return [name for name in names if not storage.exists(settings.unit_file(name))]
+
+
+def write_unit(encoded: Encoded, settings: EncodeSettings) -> dict[str, Any]:
+    """Write the features of a unit; their being there is the unit's being done."""
+    write_features(settings.unit_file(encoded.unit), encoded.rows)
+    Metrics.counter("encode", f"{settings.space.modality}_items").inc(encoded.items)
+    Metrics.counter("encode", f"{settings.space.modality}_truncated").inc(encoded.truncated)
+    _log.info("encode: unit %s done, %d %s items", encoded.unit, encoded.items, settings.space.modality)
+    return {"unit": encoded.unit, "items": encoded.items, "truncated": encoded.truncated}
+
+
+@dataclass
+class Encode(beam.PTransform):
+    """Names of planned elements -> counts of each unit encoded now; features go to the feature store."""
+
+    settings: EncodeSettings
+
+    def expand(self, elements: beam.PCollection[str]) -> beam.PCollection[dict[str, Any]]:
+        """Wire the transform."""
+        return (
+            elements
+            | "ListUnits" >> beam.FlatMap(units_of, self.settings)
+            | "SpreadUnits" >> beam.Reshuffle()
+            | "EncodeUnit" >> RunInference(UnitHandler(self.settings))
+            | "WriteUnit" >> beam.Map(write_unit, self.settings)
+        )

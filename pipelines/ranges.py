@@ -1,0 +1,78 @@
+"""Sorted Parquet files read by range: what moves rows from one stage's elements to the next stage's.
+
+A stage that reads by shard and one that reads by partition meet here: the first leaves files sorted by the
+column the second cuts by, and each element of the second reads its own range of every file. So the exchange is
+resumable file by file, and its memory is that of one element; it costs files x elements range reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from encoders.integrity import FileEntry
+from pipelines import storage
+from pipelines.layout import ROW_GROUP
+
+
+def serialise(table: pa.Table, compression: str | None = "zstd") -> pa.Buffer:
+    """Serialise a table as a Parquet file of row groups of 1,024 rows."""
+    sink = pa.BufferOutputStream()
+    # Nested columns go by their leaves here: vectors and features stay plain, dictionaries of them only cost.
+    dictionary = [field.name for field in table.schema if pa.types.is_string(field.type)] if compression else False
+    pq.write_table(
+        table, sink, row_group_size=ROW_GROUP, compression=compression or "none", use_dictionary=dictionary, store_schema=True
+    )
+    return sink.getvalue()
+
+
+def write_table(path: str, table: pa.Table, compression: str | None = "zstd") -> FileEntry:
+    """Write a table whole and describe the file."""
+    data = serialise(table, compression)
+    storage.write_whole(path, data)
+    return FileEntry(data.size, hashlib.sha256(data).hexdigest())
+
+
+def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read some columns of a whole Parquet file."""
+    with storage.open_input(path) as source, pq.ParquetFile(source) as file:
+        return file.read(columns=columns, use_threads=False)
+
+
+def read_range(path: str, column: str, first: int, last: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read the rows whose `column` lies in [first, last] from a file sorted by it.
+
+    Only the row groups whose statistics reach into the range are read.
+    """
+    with storage.open_input(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        groups = _groups_in_range(file, column, first, last)
+        wanted = None if columns is None else list(dict.fromkeys([*columns, column]))
+        table = file.read_row_groups(groups, columns=wanted, use_threads=False)
+    values = table[column]
+    kind = values.type
+    inside = pc.and_(pc.greater_equal(values, pa.scalar(first, kind)), pc.less_equal(values, pa.scalar(last, kind)))
+    table = table.filter(inside)
+    return table if columns is None else table.select(list(columns))
+
+
+def _groups_in_range(file: pq.ParquetFile, column: str, first: int, last: int) -> list[int]:
+    metadata = file.metadata
+    leaf = next(i for i in range(metadata.num_columns) if file.schema.column(i).path == column)
+    groups = []
+    for group in range(metadata.num_row_groups):
+        statistics = metadata.row_group(group).column(leaf).statistics
+        if statistics is None or not statistics.has_min_max or (statistics.min <= last and statistics.max >= first):
+            groups.append(group)
+    return groups
+
+
+def read_ranges(
+    paths: Iterable[str], column: str, first: int, last: int, columns: Sequence[str] | None = None
+) -> list[pa.Table]:
+    """Read the same range of several files; files without a row in it give none."""
+    tables = (read_range(path, column, first, last, columns) for path in paths)
+    return [table for table in tables if table.num_rows]

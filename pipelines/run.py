@@ -1,0 +1,146 @@
+"""The whole job: a catalogue goes in, a published version comes out.
+
+    catalogue-index run --catalogue 'shop/*.parquet' --index DIR
+
+What is there already is skipped: features by their keys, elements and stages by their markers, and the whole run
+where catalogue, settings and bundle are those of the published version.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from encoders.bundle import Bundle
+from pipelines import stages, storage
+from pipelines.bundles import adopt, open_at, own_bundle
+from pipelines.config import Config
+from pipelines.layout import Index, read_json
+from pipelines.stages import Job
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        version: the version's id.
+        encoded: items that went through a tower, by modality.
+        rows: rows that came in.
+        indexed: products in the version.
+        rejected: products rejected, by reason.
+        rejected_fields: fields rejected, by reason.
+        seconds: seconds a stage took.
+        published: whether the version is the current one.
+        paths: what was written, by name.
+    """
+
+    version: str
+    encoded: Mapping[str, int]
+    rows: int
+    indexed: int
+    rejected: Mapping[str, int]
+    rejected_fields: Mapping[str, int]
+    seconds: Mapping[str, float]
+    published: bool
+    paths: Mapping[str, str]
+
+    def lines(self) -> Iterable[str]:
+        """Yield the report for a person."""
+        encoded = ", ".join(f"{count:,} {modality}s" for modality, count in self.encoded.items() if count) or "nothing"
+        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {encoded}"
+        yield f"{self.rows:,} rows in = {self.indexed:,} products indexed + {sum(self.rejected.values()):,} rejected"
+        for name, reasons in (("products", self.rejected), ("fields", self.rejected_fields)):
+            if reasons:
+                shown = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
+                yield f"rejected {name}: {shown}"
+        for name, path in self.paths.items():
+            yield f"{name}: {path}"
+
+
+def resolve_bundle(config: Config, flags: Sequence[str]) -> Bundle:
+    """Return the bundle of a run, in the index: the one asked for, the index's own, or one trained now."""
+    index = Index(config.index)
+    if config.bundle is not None:
+        return open_at(adopt(open_at(config.bundle), index))
+    own = own_bundle(index)
+    if own is not None:
+        return open_at(own)
+    _log.info("the index has no bundle yet: training a default one on this catalogue first")
+    from pipelines.train import train
+
+    return train(config, flags)
+
+
+def open_run(config: Config, flags: Sequence[str]) -> tuple[Job, Bundle]:
+    """Find the bundle and the unfinished run of this catalogue, or start a new one."""
+    bundle = resolve_bundle(config, flags)
+    folder = storage.join(Index(config.index).bundles, bundle.hash)
+    towers = {m: (storage.join(folder, "towers", m), spec) for m, spec in bundle.towers.items()}
+    return stages.open_job(config, "run", towers, bundle.views, folder, bundle.hash, flags), bundle
+
+
+def run(config: Config, flags: Sequence[str] = ()) -> Report:
+    """Bring a catalogue into a published version."""
+    job, bundle = open_run(config, flags)
+    current = stages.current_of_same_plan(job)
+    if current is not None:
+        _log.info("catalogue, settings and bundle are those of the current version %s: nothing to do", current.id)
+        return report(current)
+    for stage in (stages.ingest, stages.plan, stages.encode, stages.fuse):
+        stage(job)
+    stages.build(job, bundle)
+    if config.publish:
+        stages.publish(job)
+    return report(job)
+
+
+def run_stage(config: Config, stage: str, flags: Sequence[str] = ()) -> Report:
+    """Run one stage of the job on what the stages before it left."""
+    job, bundle = open_run(config, flags)
+    if stage == "ingest":
+        stages.ingest(job)
+    elif stage == "encode":
+        stages.plan(job)
+        stages.encode(job)
+    elif stage == "fuse":
+        stages.fuse(job)
+    elif stage == "build":
+        stages.build(job, bundle)
+    else:
+        stages.publish(job)
+    return report(job)
+
+
+def report(job: Job) -> Report:
+    """Sum up what is known of a run so far."""
+    counts: dict[str, dict[str, Any]] = {}
+    for stage in stages.STAGES:
+        path = job.run.ended(stage)
+        if storage.exists(path):
+            counts[stage] = read_json(path)
+    rejected: dict[str, int] = {}
+    fields: dict[str, int] = {}
+    for stage in counts.values():
+        for reason, count in stage.get("rejected", {}).items():
+            rejected[reason] = rejected.get(reason, 0) + count
+        for reason, count in stage.get("rejected_fields", {}).items():
+            fields[reason] = fields.get(reason, 0) + count
+    paths = {"run": job.run.folder}
+    if "build" in counts:
+        paths["version"] = job.index.version(job.run.id)
+    return Report(
+        version=job.run.id,
+        encoded=job.encoded,
+        rows=counts.get("ingest", {}).get("rows", 0),
+        indexed=counts.get("fuse", {}).get("products", 0),
+        rejected=rejected,
+        rejected_fields=fields,
+        seconds={stage: found["seconds"] for stage, found in counts.items()},
+        published="publish" in counts,
+        paths=paths,
+    )

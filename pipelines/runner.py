@@ -1,0 +1,74 @@
+"""Running Beam pipelines: options, the runner by default, and errors of workers as sentences."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipelines.catalogue import CatalogueError
+from pipelines.config import ConfigError
+from pipelines.storage import StorageError
+
+# The errors of ours that a worker may raise; Beam hands them to the driver as text.
+_OURS = {error.__name__: error for error in (CatalogueError, StorageError, ConfigError)}
+_RAISED = re.compile(r"^(?:[\w.]*\.)?(?P<name>\w+): (?P<text>.*?)(?: \[while running '[^']*'\])?$", re.DOTALL)
+
+
+def check_flags(flags: Sequence[str]) -> None:
+    """Refuse flags that Beam does not know either.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in _option_classes(PipelineOptions):
+        try:
+            options._add_argparse_args(parser)
+        except argparse.ArgumentError:
+            # A class that declares a flag again keeps the first declaration, as in Beam itself.
+            continue
+    _, unknown = parser.parse_known_args(list(flags))
+    if unknown:
+        raise ConfigError(f"unknown flag '{unknown[0]}': neither this command nor Beam has it (see --help)")
+
+
+def _option_classes(parent: type[PipelineOptions]) -> list[type[PipelineOptions]]:
+    return [found for child in parent.__subclasses__() for found in (child, *_option_classes(child))]
+
+
+def run_pipeline(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> dict[str, int]:
+    """Build and run one pipeline and return its counters by name.
+
+    Without `--runner` it runs in this process, chosen explicitly: the DirectRunner would look for a binary of
+    another runner first.
+
+    Raises:
+        CatalogueError, StorageError: as a worker raised them.
+    """
+    options = PipelineOptions(list(flags))
+    runner = options.view_as(StandardOptions).runner or FnApiRunner()
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    build(pipeline)
+    try:
+        result = pipeline.run()
+        result.wait_until_finish()
+    except Exception as error:
+        ours = _as_ours(str(error))
+        if ours is None:
+            raise
+        raise ours from error
+    counters = result.metrics().query()["counters"]
+    return {counter.key.metric.name: counter.committed or counter.attempted or 0 for counter in counters}
+
+
+def _as_ours(text: str) -> Exception | None:
+    for start in re.finditer(rf"^(?:[\w.]*\.)?(?:{'|'.join(_OURS)}): ", text, re.MULTILINE):
+        raised = _RAISED.match(text[start.start() :].split("\n\n")[0].strip())
+        if raised is not None:
+            return _OURS[raised["name"]](raised["text"].split(" [while running")[0])
+    return None

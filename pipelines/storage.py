@@ -1,0 +1,226 @@
+"""Files of an index, on local disk or any filesystem Beam knows (gs://, s3://, hdfs://).
+
+`write_whole` and `put_file` are the only ways a file of the index comes to be: a reader finds it whole under
+its name or does not find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob as globbing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+
+class StorageError(OSError):
+    """A file could not be read or written; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file as its folder lists it; `fingerprint` changes when the content is replaced."""
+
+    path: str
+    size: int
+    fingerprint: str
+
+
+def local_path(path: str) -> Path | None:
+    """Return the local path that `path` names, or None for a path of a remote filesystem."""
+    if path.startswith("file://"):
+        return Path(path.removeprefix("file://"))
+    return None if "://" in path else Path(path)
+
+
+def join(base: str, *parts: str) -> str:
+    """Join path parts below `base`, which may be a URI."""
+    return "/".join([base.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+
+
+@contextlib.contextmanager
+def _named_errors(verb: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, BeamIOError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise StorageError(f"cannot {verb} {path}: the disk is full; free some space and run it again") from error
+        raise StorageError(f"cannot {verb} {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def write_whole(path: str, data: bytes | memoryview | pa.Buffer) -> None:
+    """Write `data` under `path` in one step: whole, or not at all.
+
+    Local disk: a temporary name beside it, fsync, `os.replace`. Elsewhere: one PUT.
+
+    Raises:
+        StorageError: naming the path and the cause.
+    """
+    view = memoryview(data)
+    with _named_errors("write", path):
+        local = local_path(path)
+        if local is None:
+            with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+                stream.write(bytes(view))
+            return
+        _replace_local(local, lambda stream: stream.write(view))
+
+
+def put_file(source: Path, path: str) -> None:
+    """Copy a finished local file to `path`, whole or not at all (for what is too large for one buffer)."""
+    with _named_errors("write", path):
+        local = local_path(path)
+        with open(source, "rb") as reading:
+            if local is None:
+                with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+                    shutil.copyfileobj(reading, stream, 1 << 22)
+            else:
+                _replace_local(local, lambda stream: shutil.copyfileobj(reading, stream, 1 << 22))
+
+
+def _replace_local(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            fill(stream)
+            stream.flush()
+            os.fchmod(stream.fileno(), 0o644)
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        StorageError: where it cannot be read.
+    """
+    local = local_path(path)
+    if local is not None:
+        try:
+            return local.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    with _named_errors("read", path):
+        if not FileSystems.exists(path):
+            raise FileNotFoundError(errno.ENOENT, "no such file", path)
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
+            return stream.read()
+
+
+def exists(path: str) -> bool:
+    """Tell whether a file of that name is there."""
+    local = local_path(path)
+    return local.exists() if local is not None else FileSystems.exists(path)
+
+
+def open_input(path: str) -> pa.NativeFile:
+    """Open a file for seekable reading as Arrow reads it; never mapped into memory."""
+    local = local_path(path)
+    with _named_errors("read", path):
+        if local is not None:
+            return pa.OSFile(os.fspath(local), "rb")
+        return pa.PythonFile(FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED), mode="r")
+
+
+def list_files(pattern: str) -> list[FileInfo]:
+    """List the files that a glob matches, sorted by path; none is an empty list."""
+    if local_path(pattern) is not None:
+        return sorted(_list_local(str(local_path(pattern))), key=lambda info: info.path)
+    with _named_errors("list", pattern):
+        found = FileSystems.match([pattern])[0].metadata_list
+    infos = [FileInfo(m.path, m.size_in_bytes, f"{m.size_in_bytes}-{m.last_updated_in_seconds}") for m in found]
+    return sorted(infos, key=lambda info: info.path)
+
+
+def _list_local(pattern: str) -> Iterator[FileInfo]:
+    for path in globbing.glob(pattern, recursive=True):
+        with contextlib.suppress(FileNotFoundError):
+            if not os.path.basename(path).endswith(".tmp") and os.path.isfile(path):
+                stat = os.stat(path)
+                yield FileInfo(path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+
+
+def list_folder(folder: str, name: str = "*") -> list[FileInfo]:
+    """List the files of `folder` whose names match the glob `name`; `folder` itself is taken literally."""
+    return list_files(join(globbing.escape(folder), name))
+
+
+def fingerprint(path: str) -> str:
+    """Return what changes when the content of a file is replaced: size with mtime, or what the store lists.
+
+    Raises:
+        StorageError: there is no such file.
+    """
+    with _named_errors("read", path):
+        local = local_path(path)
+        if local is not None:
+            stat = os.stat(local)
+            return f"{stat.st_size}-{stat.st_mtime_ns}"
+        found = FileSystems.match([path])[0].metadata_list
+        if not found:
+            raise FileNotFoundError(errno.ENOENT, "No such file", path)
+        return f"{found[0].size_in_bytes}-{found[0].last_updated_in_seconds}"
+
+
+def remove(paths: Iterable[str]) -> None:
+    """Delete files and folders; what is gone already is no error."""
+    for path in paths:
+        local = local_path(path)
+        with _named_errors("delete", path):
+            if local is not None:
+                if local.is_dir():
+                    shutil.rmtree(local, ignore_errors=True)
+                else:
+                    local.unlink(missing_ok=True)
+            elif FileSystems.exists(path):
+                FileSystems.delete([path])
+
+
+def remove_folder(folder: str) -> None:
+    """Delete a folder with all that is in it; one that is gone already is no error."""
+    if local_path(folder) is not None:
+        remove([folder])
+    else:
+        remove(info.path for info in list_folder(folder, "**"))
+
+
+def compare_and_swap(path: str, expected: bytes | None, new: bytes) -> bool:
+    """Replace the file's content by `new` if it still is `expected` (None: not there); tell whether it was.
+
+    On local disk the comparison and the swap happen under a lock file; on an object store they are two requests.
+    """
+    local = local_path(path)
+    with contextlib.ExitStack() as stack:
+        if local is not None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(local.with_name(f".{local.name}.lock"), "ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            current: bytes | None = read_bytes(path)
+        except FileNotFoundError:
+            current = None
+        if current != expected:
+            return False
+        write_whole(path, new)
+        return True

@@ -1,0 +1,115 @@
+"""What many tests need: tiny towers, a tiny bundle, a small catalogue. All real, all made here."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+SIDE, DIMENSION, SHARED = 16, 24, 8
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep verdicts on verified files out of the user's cache."""
+    monkeypatch.setenv("CATALOGUE_INDEX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def jpeg(colour: tuple[int, int, int], seed: int, side: int = 32) -> bytes:
+    """Return a noisy JPEG of one colour."""
+    from PIL import Image
+
+    noise = np.random.default_rng(seed).integers(-20, 20, (side, side, 3))
+    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def product(number: int) -> dict[str, Any]:
+    """Return one product of the small catalogue."""
+    names = ("red", "green", "blue")
+    colours = ((200, 30, 30), (30, 180, 40), (30, 40, 210))
+    which = number % 3
+    return {
+        "sku": f"P{number:05d}",
+        "name": f"{names[which]} shirt number {number}",
+        "body_html": f"<p>A {names[which]} shirt &amp; more, no. {number}</p>",
+        "price": 5.0 + number,
+        "colour": names[which],
+        "image": {"bytes": jpeg(colours[which], number), "path": None},
+    }
+
+
+def write_shards(folder: Path, rows: list[dict[str, Any]], per_shard: int) -> str:
+    """Write rows as Parquet shards with small row groups; returns the glob."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(range(0, len(rows), per_shard)):
+        table = pa.Table.from_pylist(rows[start : start + per_shard])
+        pq.write_table(table, folder / f"part-{number:05d}.parquet", row_group_size=16)
+    return f"{folder}/*.parquet"
+
+
+@pytest.fixture(scope="session")
+def tiny_towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Build a random tower for each modality from a SavedModel made here."""
+    import tensorflow as tf
+
+    from encoders.presets import build_tower
+
+    folder = tmp_path_factory.mktemp("towers")
+    rng = np.random.default_rng(7)
+    pixels = tf.constant(rng.normal(size=(4 * 4 * 3, DIMENSION)).astype(np.float32))
+    letters = tf.constant(rng.normal(size=(64, DIMENSION)).astype(np.float32))
+
+    class Picture(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3], tf.uint8)])
+        def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+            small = tf.nn.avg_pool2d(tf.cast(images, tf.float32) / 127.5 - 1.0, 4, 4, "VALID")
+            return {"features": tf.matmul(tf.reshape(small, [-1, 4 * 4 * 3]), pixels)}
+
+    class Text(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+            words = tf.strings.split(tf.strings.join(["^ ", texts]))
+            buckets = tf.strings.to_hash_bucket_fast(words, 64)
+            return {"features": tf.reduce_mean(tf.gather(letters, buckets), axis=1)}
+
+    towers = {}
+    for modality, module in (("picture", Picture()), ("text", Text())):
+        source = folder / f"{modality}-saved-model"
+        tf.saved_model.save(module, str(source), signatures={"serving_default": module.__call__})
+        towers[modality] = folder / modality
+        build_tower(f"saved-model:{source}", modality, towers[modality])  # type: ignore[arg-type]
+    return towers
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a bundle of the tiny towers with random heads."""
+    from encoders.bundle import ViewSettings, write_bundle
+    from encoders.fusion import Fusion
+    from encoders.heads import random_head
+
+    heads = {modality: random_head(DIMENSION, SHARED, seed) for seed, modality in enumerate(tiny_towers)}
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    fusion = Fusion("concatenation", {"picture": 0.5, "text": 0.5})
+    return write_bundle(folder, tiny_towers, heads, fusion, ViewSettings(), {}).folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real catalogues, or skip where there is none."""
+    folder = os.environ.get("CATALOGUE_INDEX_TEST_DATA")
+    if not folder:
+        pytest.skip("CATALOGUE_INDEX_TEST_DATA names no folder of real catalogues")
+    return Path(folder)

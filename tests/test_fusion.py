@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoders.fusion import Fusion, FusionError, FusionKind
+
+KINDS: tuple[FusionKind, ...] = ("concatenation", "weighted_sum", "mean", "max")
+ROWS, D = 40, 6
+
+
+def unit(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array / np.linalg.norm(array, axis=-1, keepdims=True), np.float32)
+
+
+@pytest.fixture
+def vectors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: unit(rng.standard_normal((ROWS, D))) for name in ("picture", "text")}
+
+
+@pytest.fixture
+def present() -> dict[str, np.ndarray]:
+    picture, text = np.ones(ROWS, bool), np.ones(ROWS, bool)
+    picture[:10], text[5:15] = False, False  # rows 5 to 9 have neither
+    return {"picture": picture, "text": text}
+
+
+WEIGHTS = {"picture": 0.3, "text": 0.7}
+
+
+def expected_row(kind: str, parts: dict[str, np.ndarray]) -> np.ndarray:
+    if kind == "concatenation":
+        return np.concatenate([np.sqrt(WEIGHTS[m]) * parts.get(m, np.zeros(D)) for m in WEIGHTS])
+    if kind == "weighted_sum":
+        total = np.sum([WEIGHTS[m] * v for m, v in parts.items()], axis=0)
+        return np.asarray(total / sum(WEIGHTS[m] for m in parts))
+    stacked = np.stack(list(parts.values()))
+    return np.asarray(stacked.mean(axis=0) if kind == "mean" else stacked.max(axis=0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fused_rows_follow_the_formula_with_any_modality_missing(
+    kind: FusionKind, vectors: dict[str, np.ndarray], present: dict[str, np.ndarray]
+) -> None:
+    for name, array in vectors.items():
+        array[~present[name]] = np.nan  # what stands in a missing row is never looked at
+    fusion = Fusion(kind, WEIGHTS)
+    fused = fusion.fuse(vectors, present)
+    assert fused.dtype == np.float32
+    assert fused.shape == (ROWS, fusion.dimension(D))
+    for row in range(ROWS):
+        parts = {m: vectors[m][row] for m in WEIGHTS if present[m][row]}
+        if parts:
+            np.testing.assert_allclose(fused[row], unit(expected_row(kind, parts)), atol=1e-6)
+        else:
+            assert not fused[row].any()
+
+
+def test_text_query_ranks_by_the_weighted_sum_of_similarities_in_a_concatenation(
+    vectors: dict[str, np.ndarray], present: dict[str, np.ndarray]
+) -> None:
+    fusion = Fusion("concatenation", WEIGHTS)
+    query = unit(np.random.default_rng(1).standard_normal((3, D)))
+    scores = fusion.query({"text": query}, {}) @ fusion.fuse(vectors, present).T
+    similarity = {m: np.where(present[m], query @ vectors[m].T, 0) for m in WEIGHTS}
+    weighted = np.sum([WEIGHTS[m] * similarity[m] for m in WEIGHTS], axis=0)
+    share = np.sum(
+        [WEIGHTS[m] * present[m] for m in WEIGHTS], axis=0
+    )  # the renormalisation for missing modalities
+    np.testing.assert_allclose(scores, weighted / np.sqrt(np.where(share == 0, 1, share)), atol=1e-6)
+    whole = present["picture"] & present["text"]
+    assert np.array_equal(np.argsort(-scores[:, whole]), np.argsort(-weighted[:, whole]))
+
+
+@pytest.mark.parametrize("kind", ["weighted_sum", "mean", "max"])
+def test_text_query_stands_as_it_is_in_a_space_of_its_own_dimension(
+    kind: FusionKind,
+) -> None:
+    query = unit(np.random.default_rng(2).standard_normal((3, D)))
+    np.testing.assert_allclose(Fusion(kind, WEIGHTS).query({"text": query}, {}), query, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["weighted_sum", "mean", "max"])
+def test_query_with_a_product_s_text_and_picture_equals_the_product(
+    kind: FusionKind, vectors: dict[str, np.ndarray], present: dict[str, np.ndarray]
+) -> None:
+    fusion = Fusion(kind, WEIGHTS)
+    np.testing.assert_allclose(fusion.query(vectors, present), fusion.fuse(vectors, present), atol=1e-6)
+
+
+def test_query_with_text_and_picture_compares_their_weighted_sum_with_both_modalities(
+    vectors: dict[str, np.ndarray],
+) -> None:
+    fusion = Fusion("concatenation", WEIGHTS)
+    pooled = unit(np.sum([WEIGHTS[m] * vectors[m] for m in WEIGHTS], axis=0))
+    expected = np.concatenate([np.sqrt(0.3) * pooled, np.sqrt(0.7) * pooled], axis=1)
+    np.testing.assert_allclose(fusion.query(vectors, {}), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_finds_pictures_where_products_are_fused_from_pictures_alone(
+    kind: FusionKind, vectors: dict[str, np.ndarray], present: dict[str, np.ndarray]
+) -> None:
+    fusion = Fusion(kind, {"picture": 1, "text": 0})
+    assert fusion.modalities == ("picture",)
+    assert fusion.dimension(D) == D
+    fused = fusion.fuse(vectors, {})
+    np.testing.assert_allclose(fused, vectors["picture"], atol=1e-6)
+    np.testing.assert_allclose(fusion.query({"text": vectors["text"]}, {}), vectors["text"], atol=1e-6)
+    mixed = fusion.query(vectors, present)
+    expected = np.where(present["picture"][:, None], vectors["picture"], vectors["text"])
+    np.testing.assert_allclose(
+        mixed, np.where((present["picture"] | present["text"])[:, None], expected, 0), atol=1e-6
+    )
+
+
+def test_catalogue_without_pictures_fuses_its_texts(vectors: dict[str, np.ndarray]) -> None:
+    fused = Fusion("concatenation", WEIGHTS).fuse({"text": vectors["text"]}, {})
+    np.testing.assert_allclose(
+        fused, np.concatenate([np.zeros((ROWS, D)), vectors["text"]], axis=1), atol=1e-6
+    )
+
+
+def test_weight_zero_adds_no_dimensions() -> None:
+    assert Fusion("concatenation", {"picture": 1, "text": 2, "structured": 0}).dimension(256) == 512
+    assert Fusion("mean", {"picture": 1, "text": 2}).dimension(256) == 256
+
+
+def test_settings_survive_json_and_pickle_with_the_order_of_weights() -> None:
+    fusion = Fusion("concatenation", {"text": 0.5, "picture": 1})
+    again = Fusion.from_json(json.loads(json.dumps(fusion.to_json())))
+    assert again == fusion == pickle.loads(pickle.dumps(fusion))
+    assert again.modalities == ("text", "picture")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            {"kind": "sum", "weights": {"text": 1}},
+            "unknown fusion 'sum': choose one of concatenation, weighted_sum",
+        ),
+        (
+            {"kind": "mean", "weights": {"text": -1}},
+            "fusion weight -1.0 of 'text' is not a finite number of 0 or more",
+        ),
+        ({"kind": "mean", "weights": {"text": 0}}, "no modality has a fusion weight above 0"),
+        ({"kind": "mean"}, "need 'kind' and 'weights'"),
+    ],
+)
+def test_wrong_settings_are_refused(value: dict[str, Any], message: str) -> None:
+    with pytest.raises(FusionError, match=message):
+        Fusion.from_json(value)
+
+
+def test_vectors_of_different_shapes_are_refused(vectors: dict[str, np.ndarray]) -> None:
+    fusion = Fusion("mean", WEIGHTS)
+    with pytest.raises(FusionError, match=r"need one shape \[N, d\] in all modalities"):
+        fusion.fuse({"picture": vectors["picture"], "text": vectors["text"][:, :3]}, {})
+    with pytest.raises(FusionError, match=r"presence of 'text' has shape \(3,\) for 40 vectors"):
+        fusion.fuse(vectors, {"text": np.ones(3, bool)})
