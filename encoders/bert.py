@@ -1,7 +1,7 @@
 """BERT encoders, from files in Hugging Face's layout; all-MiniLM-L6-v2, English, 384-d, is the packaged one.
 
 Devlin et al., "BERT" (2018); Reimers & Gurevych, "Sentence-BERT" (2019): the mean over tokens, unit norm.
-KerasHub's BERT approximates GELU and keeps accents, which this model was not trained with: here both are exact.
+KerasHub's BERT approximates GELU and keeps accents, as this model was not trained: here both are exact.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Bundles: folders that hold all that turns a picture or a text into a vector.
 
-bundle.json                 what is inside: specifications, fusion, views, figures, files, hash
-towers/<modality>/          a tower each, as `encoders.presets` built it
-heads/<modality>.npz        the head of each
+    bundle.json                 what is inside: specifications, fusion, views, figures, files, hash
+    towers/<modality>/          a tower each, as `encoders.presets` built it
+    heads/<modality>.npz        the head of each
 
-The hash covers all but the figures of the training, so equal bundles have equal hashes wherever they were made.
+The hash covers all but the figures of the training: equal bundles have equal hashes wherever they were made.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,7 +20,15 @@ from typing import Any
 
 from encoders.fusion import Fusion, FusionError
 from encoders.heads import Head, HeadError
-from encoders.integrity import FileEntry, IntegrityError, Verify, describe_file, files_below, verify_files
+from encoders.integrity import (
+    IntegrityError,
+    Verify,
+    describe_file,
+    files_below,
+    hash_content,
+    read_entries,
+    verify_files,
+)
 from encoders.towers import SPEC_FILE, Tower, TowerError, TowerSpec, load_tower
 
 FORMAT = 1
@@ -108,7 +115,7 @@ def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
     try:
         if content["hash"] != _hash_of(content):
             raise BundleError(f"{path} is altered: its content has another hash than it says; copy the bundle again")
-        verify_files(folder, {name: FileEntry(**entry) for name, entry in content["files"].items()}, verify)
+        verify_files(folder, read_entries(content["files"]), verify)
         return _read(folder, content)
     except (IntegrityError, HeadError, TowerError, FusionError) as error:
         raise BundleError(str(error)) from error
@@ -159,9 +166,10 @@ def write_bundle(
     views: ViewSettings,
     training: Mapping[str, Any],
 ) -> Bundle:
-    """Write a bundle: into a folder beside `folder`, then renamed; the same parts give the same bytes and hash.
+    """Write a bundle: into a folder beside `folder`, then renamed.
 
-    A bundle of the same hash that is there already is left alone.
+    The same parts give the same bytes and the same hash. A bundle of that hash that is there already is left
+    alone.
 
     Args:
         folder: where it shall lie.
@@ -187,7 +195,7 @@ def write_bundle(
         (temporary / "heads").mkdir()
         for modality in towers:
             heads[modality].to_npz(temporary / "heads" / f"{modality}.npz")
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "towers": {modality: json.loads(spec.to_json()) for modality, spec in specs.items()},
             "fusion": fusion.to_json(),
@@ -224,5 +232,4 @@ def _hash_of(content: Mapping[str, Any]) -> str:
     """Hash all but the figures; the order of the fusion's weights counts, that of other keys does not."""
     told = {key: value for key, value in content.items() if key not in ("training", "hash")}
     told["fusion"] = {**told["fusion"], "order": list(told["fusion"]["weights"])}
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_content(told)

@@ -138,13 +138,17 @@ def save(
         name: tf.function(function).get_concrete_function(*inputs)
         for name, (function, inputs) in signatures.items()
     }
-    tf.saved_model.save(module, str(folder), signatures=functions)
+    # Gradients of swish and the like refer to tensors that freezing removes.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(folder), signatures=functions, options=options)
+    # It holds a random number: without it, the same weights make the same files.
+    (folder / "fingerprint.pb").unlink(missing_ok=True)
 
 
 def convert(saved_model: Path) -> bytes:
     """Convert the signature `serving_default` to LiteRT, float32 throughout.
 
-    Raises UnconvertibleError where an operation has no LiteRT kernel, ConversionError where a variable is left.
+    Raises UnconvertibleError where LiteRT lacks an operation, ConversionError where a variable is left.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=["serving_default"])
     try:
@@ -160,8 +164,9 @@ def refuse_variables(model: bytes) -> None:
     """Raise ConversionError where a LiteRT model reads variables, which a converter leaves without values."""
     from ai_edge_litert import schema_py_generated as schema
 
-    codes = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0)).operatorCodes
-    if any(code.builtinCode == schema.BuiltinOperator.VAR_HANDLE for code in codes):
+    content = schema.Model.GetRootAs(model, 0)
+    codes = [content.OperatorCodes(index).BuiltinCode() for index in range(content.OperatorCodesLength())]
+    if schema.BuiltinOperator.VAR_HANDLE in codes:
         raise ConversionError(
             "the LiteRT model reads variables (VAR_HANDLE), which hold no weights: freeze it first"
         )

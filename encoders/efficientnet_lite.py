@@ -51,9 +51,9 @@ STAGES = (
     Stage(1, 3, 1, 6, 320),
 )
 
-# Scales of the means and of the deviations of each stage, of the histogram and of the tiles. On product photos
-# they bring the blocks' variances, summed over their values, to 150 (last layer), 10 (each of a stage's two) and
-# 25 (each of colours'), so that cosines of raw features see kind and colour; heads standardise features anyway.
+# Scales of the means and deviations of each stage, of the histogram and of the tiles. On product photos they
+# bring the variances of the blocks, summed over their values, to 150 (last layer), 10 (each of a stage's two)
+# and 25 (each of the colours' two), so that cosines of raw features see both kind and colour.
 MEAN_SCALES = (4.6, 3.7, 2.6, 1.5, 1.5, 0.54, 0.37)
 DEVIATION_SCALES = (4.3, 3.9, 3.2, 2.4, 1.9, 0.87, 0.75)
 HISTOGRAM_SCALE, TILES_SCALE = 9.5, 4.6

@@ -6,12 +6,18 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 Verify = Literal["once", "always"]
+
+HASHING_THREADS = 4
+# A file that changed within the tick of its filesystem's clock keeps its times; such verdicts are not remembered.
+CLOCK_TICK_NS = 100_000_000
 
 
 class IntegrityError(ValueError):
@@ -31,6 +37,29 @@ def describe_file(path: Path) -> FileEntry:
     return FileEntry(path.stat().st_size, _sha256(path))
 
 
+def read_entries(content: Mapping[str, Any]) -> dict[str, FileEntry]:
+    """Read a list of files from JSON: relative name -> {size, sha256}.
+
+    Raises:
+        IntegrityError: a name leads out of the folder, or an entry has other fields.
+    """
+    entries = {}
+    for name, entry in content.items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise IntegrityError(f"the list of files names '{name}', which lies outside its folder: copy the folder again")
+        try:
+            entries[name] = FileEntry(int(entry["size"]), str(entry["sha256"]))
+        except (KeyError, TypeError, ValueError):
+            raise IntegrityError(f"the list of files has no size and sha256 for '{name}': copy the folder again") from None
+    return entries
+
+
+def hash_content(content: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of JSON values, the same whatever the order of their keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _sha256(path: Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -44,8 +73,8 @@ def cache_folder() -> Path:
 def verify_files(folder: Path, entries: Mapping[str, FileEntry], mode: Verify = "once") -> None:
     """Check files below `folder`: sizes always, sha256 once for each copy or always.
 
-    A copy is known by path, size, modification time and inode; verdicts are remembered in the cache folder, and a
-    cache that cannot be read or written only costs the hashing again.
+    A copy is known by path, size, inode and the times of its last changes; verdicts are remembered in the cache
+    folder, and a cache that cannot be read or written only costs the hashing again.
 
     Raises:
         IntegrityError: naming the first file that is missing, truncated or altered.
@@ -53,21 +82,32 @@ def verify_files(folder: Path, entries: Mapping[str, FileEntry], mode: Verify = 
     if mode not in ("once", "always"):
         raise ValueError(f"verify is '{mode}'; it may be 'once' or 'always'")
     known = _read_verdicts(folder) if mode == "once" else {}
-    verdicts: dict[str, str] = {}
-    for name, entry in entries.items():
-        path = folder / name
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            raise IntegrityError(f"{path} is missing: copy the whole folder again") from None
-        if stat.st_size != entry.size:
-            raise IntegrityError(f"{path} has {stat.st_size} bytes instead of {entry.size}: it is truncated or altered")
-        copy = f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ino}-{entry.sha256}"
-        if known.get(name) != copy and _sha256(path) != entry.sha256:
-            raise IntegrityError(f"{path} is altered: its sha256 is not the one it was written with")
-        verdicts[name] = copy
-    if verdicts != {name: known.get(name) for name in verdicts}:
-        _write_verdicts(folder, known | verdicts)
+    copies = {name: _look_at(folder / name, entry) for name, entry in entries.items()}
+    unknown = [name for name, copy in copies.items() if known.get(name) != copy]
+    if not unknown:
+        return
+    now = time.time_ns()
+    with ThreadPoolExecutor(HASHING_THREADS) as threads:
+        for name, digest in zip(unknown, threads.map(lambda name: _sha256(folder / name), unknown), strict=True):
+            if digest != entries[name].sha256:
+                raise IntegrityError(
+                    f"{folder / name} is altered: its sha256 is not the one it was written with; copy the folder again"
+                )
+    settled = {name: copies[name] for name in unknown if now - (folder / name).stat().st_ctime_ns > CLOCK_TICK_NS}
+    if settled:
+        _write_verdicts(folder, _read_verdicts(folder) | settled)
+
+
+def _look_at(path: Path, entry: FileEntry) -> str:
+    """Check a file's size; returns what tells this copy of it from any other."""
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise IntegrityError(f"{path} is missing: copy the whole folder again") from None
+    if stat.st_size != entry.size:
+        state = "truncated" if stat.st_size < entry.size else "altered"
+        raise IntegrityError(f"{path} has {stat.st_size} bytes instead of {entry.size}: it is {state}; copy the folder again")
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}-{stat.st_ino}-{entry.sha256}"
 
 
 def _verdict_file(folder: Path) -> Path:

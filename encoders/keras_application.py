@@ -1,4 +1,4 @@
-"""Networks of `keras.applications` as towers for pictures, with weights from a file, preprocessed as they ask."""
+"""Networks of `keras.applications` as towers for pictures, with weights from a file."""
 
 from __future__ import annotations
 

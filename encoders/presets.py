@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -125,20 +125,21 @@ def _build_packaged(spec: str, name: str, folder: Path) -> TowerSpec:
     if name == "efficientnet-lite0":
         from encoders import efficientnet_lite
 
-        return _build_picture_network(spec, efficientnet_lite.picture_network(), folder)
+        return write_picture_tower(spec, efficientnet_lite.picture_network(), folder)
     if name == "minilm":
         from encoders import bert
 
-        return _build_text_network(spec, bert.minilm_network(), folder)
+        return write_text_tower(spec, bert.minilm_network(), folder)
     from encoders import sentence_encoder
 
-    return _build_text_network(spec, sentence_encoder.text_network(), folder)
+    return write_text_tower(spec, sentence_encoder.text_network(), folder)
 
 
 def _build_application(spec: str, name: str, options: Mapping[str, str], folder: Path) -> TowerSpec:
     from encoders import keras_application
 
-    return _build_picture_network(spec, keras_application.picture_network(name, options), folder)
+    network = keras_application.picture_network(name, options)
+    return write_picture_tower(spec, network, folder, litert="wanted")
 
 
 def _build_saved_model(
@@ -149,77 +150,77 @@ def _build_saved_model(
     target = folder / FORM_FILES[SAVED_MODEL]
     weights_hash = saved_model.copy_verified(source, target, sha256)
     side, batch = saved_model.read_signature(target, source, modality)
-    forms: tuple[str, ...] = (SAVED_MODEL,)
-    if modality == "picture" and batch is None:
-        forms = _try_to_convert(folder)
-    return _finish(_unmeasured(spec, modality, weights_hash, forms, side=side, batch=batch or BATCH), folder)
+    unmeasured = TowerSpec(spec, modality, 0, weights_hash, side, None, batch or BATCH, None, (SAVED_MODEL,))
+    return _finish(unmeasured, folder, "wanted" if modality == "picture" and batch is None else "none")
 
 
-def _build_picture_network(spec: str, network: PictureNetwork, folder: Path) -> TowerSpec:
+def write_picture_tower(
+    spec: str, network: PictureNetwork, folder: Path, litert: Literal["required", "wanted"] = "required"
+) -> TowerSpec:
+    """Write a network for pictures into an existing folder, with all checks; raises ConversionError.
+
+    Where LiteRT is only wanted, a network that LiteRT cannot run as it should keeps its SavedModel alone.
+    """
     from encoders.conversion import save_picture_network
 
     save_picture_network(network, folder / FORM_FILES[SAVED_MODEL])
-    forms = _try_to_convert(folder)
-    return _finish(_unmeasured(spec, "picture", network.weights_hash, forms, side=network.side), folder)
+    unmeasured = TowerSpec(
+        spec, "picture", 0, network.weights_hash, network.side, None, BATCH, None, (SAVED_MODEL,)
+    )
+    return _finish(unmeasured, folder, litert)
 
 
-def _build_text_network(spec: str, network: TextNetwork, folder: Path) -> TowerSpec:
+def write_text_tower(spec: str, network: TextNetwork, folder: Path) -> TowerSpec:
+    """Write a network for texts into an existing folder, with all checks; raises ConversionError."""
     from encoders.conversion import write_text_network
 
     write_text_network(network, folder)
-    unmeasured = _unmeasured(
-        spec,
-        "text",
-        network.weights_hash,
-        (LITERT, SAVED_MODEL),
-        token_limit=network.token_limit,
-        tokenizer=network.tokenizer,
+    limit, tokenizer = network.token_limit, network.tokenizer
+    unmeasured = TowerSpec(
+        spec, "text", 0, network.weights_hash, None, limit, BATCH, tokenizer, (SAVED_MODEL,)
     )
-    return _finish(unmeasured, folder)
+    return _finish(unmeasured, folder, "required")
 
 
-def _unmeasured(
-    spec: str,
-    modality: Modality,
-    weights_hash: str,
-    forms: tuple[str, ...],
-    side: int | None = None,
-    batch: int = BATCH,
-    token_limit: int | None = None,
-    tokenizer: str | None = None,
-) -> TowerSpec:
-    return TowerSpec(spec, modality, 0, weights_hash, side, token_limit, batch, tokenizer, forms)
+def _finish(unmeasured: TowerSpec, folder: Path, litert: Literal["required", "wanted", "none"]) -> TowerSpec:
+    """Measure the dimension, compare batches with single items and form with form, write tower.json."""
+    from encoders.conversion import ConversionError, check_equal, probe_dimension
 
-
-def _try_to_convert(folder: Path) -> tuple[str, ...]:
-    """Write the LiteRT form of a SavedModel for pictures where it can have one; returns the forms."""
-    from encoders.conversion import UnconvertibleError, convert
-
-    try:
-        model = convert(folder / FORM_FILES[SAVED_MODEL])
-    except UnconvertibleError as error:
-        _log.warning("the tower runs in TensorFlow only: %s", error)
-        return (SAVED_MODEL,)
-    (folder / FORM_FILES[LITERT]).write_bytes(model)
-    return LITERT, SAVED_MODEL
-
-
-def _finish(unmeasured: TowerSpec, folder: Path) -> TowerSpec:
-    """Measure the dimension, compare form with form and batches with single items, write tower.json."""
-    from encoders.conversion import check_equal, probe_dimension
-
+    name, saved_model = unmeasured.spec, folder / FORM_FILES[SAVED_MODEL]
     probes: Any = PROBE_TEXTS if unmeasured.side is None else probe_pictures(unmeasured.side)
-    dimension = probe_dimension(folder / FORM_FILES[SAVED_MODEL], probes, unmeasured.batch)
-    built = replace(unmeasured, dimension=dimension)
-    (folder / SPEC_FILE).write_text(built.to_json(), "utf-8")
+    dimension = probe_dimension(saved_model, probes, unmeasured.batch)
+    alone = replace(unmeasured, dimension=dimension)
+    (folder / SPEC_FILE).write_text(alone.to_json(), "utf-8")
     tower = load_tower(folder, SAVED_MODEL)
     expected = tower.encode(probes)
-    alone = np.concatenate([tower.encode(probes[row : row + 1]) for row in range(3)])
-    check_equal(alone, expected[:3], f"in a batch, {built.spec}", "alone")
-    if LITERT in built.forms:
+    single = np.concatenate([tower.encode(probes[row : row + 1]) for row in range(3)])
+    check_equal(single, expected[:3], f"{name} in a batch", "itself alone")
+    if litert == "none":
+        return alone
+    both = replace(alone, forms=(LITERT, SAVED_MODEL))
+    (folder / SPEC_FILE).write_text(both.to_json(), "utf-8")
+    try:
+        _check_litert(both, folder, probes, expected)
+    except ConversionError as error:
+        if litert == "required":
+            raise
+        _log.warning("%s runs in TensorFlow only: %s", name, error)
+        (folder / FORM_FILES[LITERT]).unlink(missing_ok=True)
+        (folder / SPEC_FILE).write_text(alone.to_json(), "utf-8")
+        return alone
+    return both
+
+
+def _check_litert(spec: TowerSpec, folder: Path, probes: Any, expected: npt.NDArray[np.float32]) -> None:
+    from encoders.conversion import ConversionError, check_equal, convert
+
+    if spec.modality == "picture":
+        (folder / FORM_FILES[LITERT]).write_bytes(convert(folder / FORM_FILES[SAVED_MODEL]))
+    try:
         found = load_tower(folder, LITERT).encode(probes)
-        check_equal(expected, found, f"the LiteRT form of {built.spec}", "the SavedModel")
-    return built
+    except (RuntimeError, ValueError) as error:
+        raise ConversionError(f"the LiteRT form of {spec.spec} does not run ({error}): refused") from error
+    check_equal(expected, found, f"the LiteRT form of {spec.spec}", "the SavedModel")
 
 
 def probe_pictures(side: int) -> npt.NDArray[np.uint8]:

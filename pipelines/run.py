@@ -89,7 +89,7 @@ def run(config: Config, flags: Sequence[str] = ()) -> Report:
     job, bundle = open_run(config, flags)
     current = stages.current_of_same_plan(job)
     if current is not None:
-        _log.info("catalogue, settings and bundle are those of the current version %s: nothing to do", current.id)
+        _log.info("catalogue, settings and bundle are those of the current version %s: nothing to do", current.run.id)
         return report(current)
     for stage in (stages.ingest, stages.plan, stages.encode, stages.fuse):
         stage(job)

@@ -1,26 +1,28 @@
-"""Drawn product photos: a scene of random clutter, one object in it, and what a camera adds.
+"""The pen that draws a sample product: outlines, cloth with its patterns, and lines on a transparent layer.
 
-Everything is drawn in a square of 448 pixels and halved, so edges are smooth. Shapes of objects live in
-`sample_shapes`; here are the pen they are drawn with, the cloth patterns, the backgrounds and the JPEG.
+Objects are drawn on a layer twice as wide as the photo and halved, so edges are smooth. `sample_worn` and
+`sample_shapes` hold the silhouettes, `sample_photo` the room around them and the camera.
 """
 
 from __future__ import annotations
 
-import functools
-import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
 SIDE = 224
 CANVAS = 2 * SIDE
-_BACKGROUND = 112  # drawn small and enlarged: out of focus, as behind a real product
-_NOISE = 320
+CREAM: Colour = (238, 230, 212)
+GOLD: Colour = (205, 170, 90)
+STEEL: Colour = (185, 190, 198)
+WHITE: Colour = (240, 240, 236)
+DARK: Colour = (45, 42, 42)
+WOOD: Colour = (120, 82, 50)
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -42,15 +44,19 @@ def mirror(right: Points) -> list[tuple[float, float]]:
     return [*right, *((-x, y) for x, y in reversed(right))]
 
 
-def oval(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 360) -> list[tuple[float, float]]:
+def oval(
+    x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 360
+) -> list[tuple[float, float]]:
     """Give the points of an arc in degrees: 0 is right, 90 is down."""
-    steps = max(6, int(abs(stop - start) / 12))
+    steps = max(6, int(abs(stop - start) / 10))
     angles = [math.radians(start + (stop - start) * step / steps) for step in range(steps + 1)]
     return [(x + rx * math.cos(angle), y + ry * math.sin(angle)) for angle in angles]
 
 
-def box(left: float, top: float, right: float, bottom: float, radius: float = 0.0) -> list[tuple[float, float]]:
-    """Give the outline of a rectangle with round corners."""
+def box(
+    left: float, top: float, right: float, bottom: float, radius: float = 0.0
+) -> list[tuple[float, float]]:
+    """Give the outline of a rectangle, with round corners if told."""
     if not radius:
         return [(left, top), (right, top), (right, bottom), (left, bottom)]
     corners = ((right, top, -90), (right, bottom, 0), (left, bottom, 90), (left, top, 180))
@@ -65,42 +71,50 @@ def smooth(points: Points, steps: int = 5) -> list[tuple[float, float]]:
     """Round a closed outline by a Catmull-Rom spline through its points."""
     knots = np.asarray(points, np.float64)
     t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
-    before, after, later = np.roll(knots, 1, 0)[:, None], np.roll(knots, -1, 0)[:, None], np.roll(knots, -2, 0)[:, None]
+    before, after, later = (np.roll(knots, shift, 0)[:, None] for shift in (1, -1, -2))
     here = knots[:, None]
-    curve = 0.5 * (
-        2 * here
-        + (after - before) * t
-        + (2 * before - 5 * here + 4 * after - later) * t**2
-        + (3 * here - before - 3 * after + later) * t**3
-    )
+    linear, square = after - before, 2 * before - 5 * here + 4 * after - later
+    curve = 0.5 * (2 * here + linear * t + square * t**2 + (3 * here - before - 3 * after + later) * t**3)
     return [(float(x), float(y)) for x, y in curve.reshape(-1, 2)]
 
 
-class Pen:
-    """Draws in an object's own square, x and y in [-1, 1] with y down, moved, scaled, turned onto the canvas."""
+def metal(pen: Pen) -> Colour:
+    """Choose gold or steel."""
+    return GOLD if pen.rng.random() < 0.5 else STEEL
 
-    def __init__(self, image: Image.Image, colour: Colour, pattern: str, rng: np.random.Generator) -> None:
-        self.image, self.colour, self.rng = image, colour, rng
-        self.draw = ImageDraw.Draw(image)
-        self.scale = CANVAS * rng.uniform(0.26, 0.43)
-        room = CANVAS / 2 - self.scale * 0.95
+
+class Pen:
+    """Draws in an object's own square, x and y in [-1, 1] with y down, that is moved, scaled and turned on a layer.
+
+    Attributes:
+        layer: picture of CANVAS pixels a side, its fourth band 255 where the object is and 0 elsewhere.
+        colour: the product's colour; outline: the tone its edges are drawn in.
+        centre, scale: where the object's square lies on the layer, in pixels.
+        rng: for whatever varies between products of a type.
+    """
+
+    def __init__(self, colour: Colour, pattern: str, rng: np.random.Generator) -> None:
+        self.colour, self.rng = colour, rng
+        self.outline = shade(colour, 0.55) if sum(colour) > 150 else shade(colour, 1.3)
+        # Halving mixes the edge with its surroundings, transparent or not, so these have the edge's colour.
+        # RGBX, not RGBA, which Pillow would multiply out at every step: slow, and not needed with such edges.
+        self.layer = Image.new("RGBX", (CANVAS, CANVAS), (*self.outline, 0))
+        self.draw = ImageDraw.Draw(self.layer)
+        self.scale = CANVAS * rng.uniform(0.25, 0.42)
+        room = max(CANVAS / 2 - self.scale * 1.04, 0.0)
         self.centre = CANVAS / 2 + rng.uniform(-1, 1, 2) * room
-        angle = math.radians(rng.normal(0, 7))
+        angle = math.radians(float(np.clip(rng.normal(0, 6), -14, 14)))
         self._cos, self._sin = math.cos(angle), math.sin(angle)
         self._flip = -1.0 if rng.random() < 0.5 else 1.0
-        self._stretch = rng.uniform(0.9, 1.1)
-        self.cloth = draw_cloth(colour, pattern, self.scale, rng)
-        self.outline = shade(colour, 0.55) if sum(colour) > 150 else shade(colour, 1.3)
+        self._stretch = rng.uniform(0.9, 1.08)
+        self.cloth = draw_cloth(colour, pattern, self.scale, rng).convert("RGBX")
 
     def place(self, points: Points) -> list[tuple[float, float]]:
-        """Map an object's points to canvas pixels."""
-        mapped = []
-        for x, y in points:
-            x, y = x * self._flip * self._stretch * self.scale, y * self.scale
-            mapped.append(
-                (self.centre[0] + x * self._cos - y * self._sin, self.centre[1] + x * self._sin + y * self._cos)
-            )
-        return mapped
+        """Map an object's points to pixels of the layer."""
+        wide, high = self._flip * self._stretch * self.scale, self.scale
+        cx, cy, cos, sin = float(self.centre[0]), float(self.centre[1]), self._cos, self._sin
+        scaled = ((x * wide, y * high) for x, y in points)
+        return [(cx + x * cos - y * sin, cy + x * sin + y * cos) for x, y in scaled]
 
     def fabric(self, points: Points, tone: float = 1.0) -> None:
         """Fill an outline with the product's colour and pattern (`tone`: darker below 1), and edge it."""
@@ -113,8 +127,8 @@ class Pen:
             ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in placed], fill=255)
             piece = self.cloth.crop((left, top, right, bottom))
             if tone != 1.0:
-                piece = piece.point([min(255, int(value * tone)) for value in range(256)] * 3)
-            self.image.paste(piece, (left, top), mask)
+                piece = piece.point([*[int(value * tone) for value in range(256)] * 3, *range(256)])
+            self.layer.paste(piece, (left, top), mask)
         self.draw.line([*placed, placed[0]], fill=self.outline, width=3, joint="curve")
 
     def fill(self, points: Points, colour: Colour) -> None:
@@ -129,94 +143,91 @@ class Pen:
         if pixels > 6:
             for x, y in (placed[0], placed[-1]):
                 radius = pixels / 2 - 1
-                self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour or self.outline)
+                self.draw.ellipse(
+                    (x - radius, y - radius, x + radius, y + radius), fill=colour or self.outline
+                )
 
 
 def draw_cloth(colour: Colour, pattern: str, scale: float, rng: np.random.Generator) -> Image.Image:
-    """Draw a canvas of cloth: plain, striped, dotted or checked in tones of one colour, lit from one side."""
+    """Draw a canvas of cloth: plain, striped, dotted, checked or floral.
+
+    The pattern is a tone of the colour, or cream, and covers less than half of it.
+    """
     cloth = Image.new("RGB", (CANVAS, CANVAS), colour)
+    if pattern == "plain":
+        return cloth
+    tone = accent(colour, rng.uniform(0.4, 0.65))
+    second = CREAM if rng.random() < 0.3 and sum(colour) < 450 else tone
+    pitch = max(12, int(scale * rng.uniform(0.17, 0.27)))
+    if pattern in ("dotted", "floral"):
+        tile = (
+            _dots(colour, second, pitch, rng)
+            if pattern == "dotted"
+            else _flowers(colour, second, pitch * 2, rng)
+        )
+        for x in range(0, CANVAS, tile.width):
+            for y in range(0, CANVAS, tile.height):
+                cloth.paste(tile, (x, y))
+        return cloth
     draw = ImageDraw.Draw(cloth)
-    second = accent(colour, rng.uniform(0.4, 0.65))
-    pitch = max(12, int(scale * rng.uniform(0.17, 0.26)))
     width = max(3, int(pitch * rng.uniform(0.22, 0.36)))
     upright = rng.random() < 0.3
-    if pattern in ("striped", "checked"):
-        for start in range(int(rng.integers(pitch)), CANVAS, pitch):
-            if upright or pattern == "checked":
-                draw.rectangle((start, 0, start + width, CANVAS), fill=second)
-            if not upright or pattern == "checked":
-                draw.rectangle((0, start, CANVAS, start + width), fill=second)
-    elif pattern == "dotted":
-        radius = width * 0.7
-        for row, y in enumerate(range(0, CANVAS, pitch)):
-            for x in range(row % 2 * (pitch // 2), CANVAS, pitch):
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=second)
-    light = rng.integers(190, 256, (3, 3)).astype(np.uint8)
-    shading = Image.fromarray(light).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
-    return ImageChops.multiply(cloth, Image.merge("RGB", (shading, shading, shading)))
+    lines = range(int(rng.integers(pitch)), CANVAS, pitch)
+    if pattern == "striped":
+        for start in lines:
+            draw.rectangle(
+                (start, 0, start + width, CANVAS) if upright else (0, start, CANVAS, start + width),
+                fill=second,
+            )
+        return cloth
+    for start in lines:
+        draw.rectangle((start, 0, start + width, CANVAS), fill=second)
+        draw.rectangle((0, start, CANVAS, start + width), fill=second)
+    crossing = shade(second, 0.8)
+    for x in lines:
+        for y in lines:
+            draw.rectangle((x, y, x + width, y + width), fill=crossing)
+    return cloth
 
 
-def draw_background(rng: np.random.Generator) -> Image.Image:
-    """Draw a blurred room: a gradient wall, perhaps a floor, furniture and things of other colours."""
-    base = rng.integers(60, 245, 3)
-    corners = np.clip(base + rng.integers(-60, 61, (3, 3, 3)), 0, 255).astype(np.uint8)
-    image = Image.fromarray(corners).resize((_BACKGROUND, _BACKGROUND), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(image)
-    if rng.random() < 0.5:
-        draw.rectangle((0, int(rng.integers(50, 95)), _BACKGROUND, _BACKGROUND), fill=_any_colour(rng))
-    for _ in range(int(rng.integers(1, 6))):
-        x, y = (float(value) for value in rng.uniform(-15, 105, 2))
-        w, h = (float(value) for value in rng.uniform(8, 42, 2))
-        colour = _any_colour(rng)
-        kind = rng.integers(5)
-        if kind == 0:  # a table
-            draw.rectangle((x, y, x + w * 1.6, y + 5), fill=colour)
-            for leg in (x + 2, x + w * 1.6 - 5):
-                draw.rectangle((leg, y, leg + 3, y + h * 1.5), fill=colour)
-        elif kind == 1:  # a window or a picture frame
-            draw.rectangle((x, y, x + w, y + h), fill=colour, outline=_any_colour(rng), width=3)
-            draw.line((x + w / 2, y, x + w / 2, y + h), fill=_any_colour(rng), width=2)
-        elif kind == 2:  # shelves
-            for step in range(3):
-                draw.rectangle((x, y + step * 14, x + w * 1.8, y + step * 14 + 3), fill=colour)
-        elif kind == 3:
-            draw.ellipse((x, y, x + w, y + h), fill=colour)
-        else:
-            draw.polygon([tuple(p) for p in (rng.uniform(-0.7, 0.7, (4, 2)) * (w, h) + (x, y)).tolist()], fill=colour)
-    return image.resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
+def _dots(colour: Colour, second: Colour, pitch: int, rng: np.random.Generator) -> Image.Image:
+    tile = Image.new("RGB", (pitch * 2, pitch * 2), colour)
+    draw = ImageDraw.Draw(tile)
+    radius = pitch * rng.uniform(0.2, 0.32)
+    for x, y in ((0.5, 0.5), (1.5, 1.5)):
+        draw.ellipse(
+            (x * pitch - radius, y * pitch - radius, x * pitch + radius, y * pitch + radius), fill=second
+        )
+    return tile
 
 
-def _any_colour(rng: np.random.Generator) -> Colour:
-    red, green, blue = (int(value) for value in rng.integers(20, 245, 3))
-    return (red, green, blue)
-
-
-def draw_shadow(image: Image.Image, pen: Pen) -> None:
-    """Lay a soft dark ellipse under the object."""
-    small = Image.new("L", (56, 56))
-    unit = 56 / CANVAS
-    x, y = pen.centre * unit
-    reach = pen.scale * unit
-    offset = pen.rng.uniform(-0.25, 0.25) * reach
-    ImageDraw.Draw(small).ellipse(
-        (x - reach + offset, y + reach * 0.6, x + reach + offset, y + reach * 1.15), fill=int(pen.rng.integers(60, 150))
-    )
-    mask = small.resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
-    image.paste((15, 15, 20), (0, 0), mask)
-
-
-@functools.cache
-def _noise() -> np.ndarray:
-    return np.random.default_rng(0).normal(0, 1, (_NOISE, _NOISE, 3)).astype(np.float32)
-
-
-def photograph(image: Image.Image, rng: np.random.Generator) -> bytes:
-    """Halve the canvas and take the photo: brightness, a colour cast, sensor noise; returns JPEG bytes."""
-    gains = rng.uniform(0.82, 1.12) * rng.uniform(0.94, 1.06, 3)
-    pixels = np.asarray(image.reduce(2), np.float32) * gains.astype(np.float32)
-    x, y = rng.integers(0, _NOISE - SIDE, 2)
-    pixels += _noise()[y : y + SIDE, x : x + SIDE] * np.float32(rng.uniform(2, 6))
-    stream = io.BytesIO()
-    photo = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    photo.save(stream, "JPEG", quality=int(rng.integers(82, 91)))
-    return stream.getvalue()
+def _flowers(colour: Colour, second: Colour, pitch: int, rng: np.random.Generator) -> Image.Image:
+    tile = Image.new("RGB", (pitch * 2, pitch * 2), colour)
+    draw = ImageDraw.Draw(tile)
+    heart = (235, 190, 70) if colour[2] < 200 else accent(second, 0.5)
+    for x, y, size in ((0.5, 0.5, 0.4), (1.5, 1.5, 0.4), (1.5, 0.45, 0.22), (0.5, 1.5, 0.26)):
+        turn = rng.uniform(0, 72)
+        petal = size * pitch * 0.42
+        for step in range(5):
+            angle = math.radians(turn + step * 72)
+            px, py = x * pitch + petal * 1.1 * math.cos(angle), y * pitch + petal * 1.1 * math.sin(angle)
+            draw.ellipse(
+                (px - petal * 0.85, py - petal * 0.85, px + petal * 0.85, py + petal * 0.85), fill=second
+            )
+        draw.ellipse(
+            (
+                x * pitch - petal * 0.5,
+                y * pitch - petal * 0.5,
+                x * pitch + petal * 0.5,
+                y * pitch + petal * 0.5,
+            ),
+            fill=heart,
+        )
+    leaf = accent(colour, 0.25)
+    for x, y in ((1.0, 0.9), (0.05, 1.0), (1.0, 1.85)):
+        draw.line(
+            (x * pitch, y * pitch, (x + 0.2) * pitch, (y - 0.16) * pitch),
+            fill=leaf,
+            width=max(3, pitch // 10),
+        )
+    return tile

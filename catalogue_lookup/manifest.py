@@ -1,0 +1,165 @@
+"""The manifest of a version: all that opening it needs, and what every file must be.
+
+The lookup owns the format; the jobs write it. Files are named by their content, so that a late duplicate has a name
+that nobody lists:
+
+    manifest.json                       this
+    annoy/00000-<sha12>.ann             items 0 to n, by their place in the one order; ids inside are dense from 0
+    items-<sha12>.arrow                 product_id, order and the columns to show and filter by, a row an item
+    vectors/00000-<sha12>.parquet       the vectors of a partition, for other engines
+    rejects/<stage>-<sha12>.parquet     what the run rejected
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from encoders.integrity import FileEntry, IntegrityError, hash_content, read_entries
+
+FORMAT = 1
+MANIFEST_FILE = "manifest.json"
+CURRENT_FILE = "CURRENT"
+VERSIONS_FOLDER, BUNDLES_FOLDER = "versions", "bundles"
+PRODUCT_ID, ORDER = "product_id", "order"
+
+Metric = Literal["angular", "euclidean", "manhattan", "dot"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+class ManifestError(IntegrityError):
+    """A manifest cannot be read; the message names it."""
+
+
+@dataclass(frozen=True)
+class AnnoyFile:
+    """One Annoy file: items `first_item` to `first_item + items - 1` of the version have the ids 0 to `items - 1`."""
+
+    file: str
+    first_item: int
+    items: int
+
+
+@dataclass(frozen=True)
+class ItemsFile:
+    """The Arrow IPC file of ids and columns; every batch but the last has `batch_rows` rows."""
+
+    file: str
+    batch_rows: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What searching the version gave on a sample, one query at a time.
+
+    Attributes:
+        recall: share of the ten nearest by exact search that were found, the least over the kinds of queries;
+            None for an index of no items.
+        by_query: the same for each kind: "product" (a product's own vector), or a modality (what a query of that
+            modality alone would be, made of a product's).
+        queries: queries of each kind.
+        p50_ms: milliseconds a query took, the median.
+        p95_ms: the 95th percentile.
+    """
+
+    recall: float | None
+    by_query: Mapping[str, float]
+    queries: int
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`.
+
+    Attributes:
+        id: the version's id.
+        sequence: its place in the order of versions.
+        previous: the version that was current when this one was built.
+        created: UTC time of writing, ISO 8601.
+        metric: distance of the Annoy files.
+        dimension: D, the dimension of the fused vectors.
+        items: products in the index.
+        rows: rows that the run read.
+        rejected: rows rejected, by reason.
+        fusion: how the vectors of the modalities became one.
+        modalities: modalities of the bundle.
+        bundle: hash of the bundle.
+        n_trees: trees of each Annoy file.
+        search_k: nodes to look at for ten answers, a file.
+        measured: recall and latency.
+        columns: columns to show and filter by.
+        annoy: the Annoy files, in order.
+        items_file: ids and columns.
+        vectors: the files of vectors, in order.
+        files: every file's size and sha256.
+    """
+
+    id: str
+    sequence: int
+    previous: str | None
+    created: str
+    metric: Metric
+    dimension: int
+    items: int
+    rows: int
+    rejected: Mapping[str, int]
+    fusion: Mapping[str, Any]
+    modalities: tuple[str, ...]
+    bundle: str
+    n_trees: int
+    search_k: int
+    measured: Measured
+    columns: tuple[str, ...]
+    annoy: tuple[AnnoyFile, ...]
+    items_file: ItemsFile
+    vectors: tuple[str, ...]
+    files: Mapping[str, FileEntry]
+
+    @property
+    def recall(self) -> float | None:
+        """Give the measured recall@10, None for an index of no items."""
+        return self.measured.recall
+
+    def to_json(self) -> bytes:
+        """Write the manifest as JSON, with the hash of its own content."""
+        content = {"format": FORMAT, **asdict(self)}
+        content["hash"] = hash_content(content)
+        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def read_manifest(data: bytes, path: str) -> Manifest:
+    """Read what `Manifest.to_json` wrote.
+
+    Args:
+        data: content of the file.
+        path: where it lies, for messages.
+
+    Raises:
+        ManifestError: it is of a newer format, truncated or altered.
+    """
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise ManifestError(f"{path} is not whole JSON ({error}): it is truncated or altered; copy the version again") from None
+    number = content.pop("format", None) if isinstance(content, dict) else None
+    if number != FORMAT:
+        if isinstance(number, int) and number > FORMAT:
+            raise ManifestError(f"{path} has format {number}, but this catalogue-index reads {FORMAT}: install a newer one")
+        raise ManifestError(f"{path} is no manifest of an index: it gives the format {number}")
+    if content.pop("hash", None) != hash_content({"format": number, **content}):
+        raise ManifestError(f"{path} is altered: its content has another hash than it says; copy the version again")
+    missing = {field.name for field in fields(Manifest)} ^ set(content)
+    if missing:
+        raise ManifestError(f"{path} does not have the fields of format {FORMAT} ({', '.join(sorted(missing))}): build it again")
+    content |= {
+        "measured": Measured(**content["measured"]),
+        "annoy": tuple(AnnoyFile(**shard) for shard in content["annoy"]),
+        "items_file": ItemsFile(**content["items_file"]),
+        "files": read_entries(content["files"]),
+        **{name: tuple(content[name]) for name in ("modalities", "columns", "vectors")},
+    }
+    return Manifest(**content)

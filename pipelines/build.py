@@ -1,0 +1,351 @@
+"""BUILD: Annoy files, ids and columns, recall, manifest: what makes files of vectors a version.
+
+    catalogue-index build --catalogue 'shop/*.parquet' --index DIR
+
+One element is an Annoy file, another one the items. Each is made on local disk, described, and put to the version's
+folder whole under a name of its content. The manifest is written last: a version without one does not exist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from annoy import AnnoyIndex
+
+from catalogue_lookup.manifest import (
+    MANIFEST_FILE,
+    AnnoyFile,
+    ItemsFile,
+    Manifest,
+    Metric,
+    read_manifest,
+)
+from catalogue_lookup.shard import AnnoyShard
+from encoders.bundle import Bundle
+from encoders.integrity import FileEntry, describe_file
+from pipelines import storage
+from pipelines.layout import ORDER, PRODUCT_ID, VECTOR, Index, Run, modality_vector, read_json, write_json
+from pipelines.recall import VectorsFile, tune, vector_blocks
+from pipelines.runner import run_pipeline
+
+ITEMS_BATCH_ROWS = 8_192
+ITEMS = "items"
+
+_log = logging.getLogger(__name__)
+
+
+class BuildError(ValueError):
+    """The files of vectors cannot be made an index; the message names the file."""
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What the files of a version depend on besides the vectors.
+
+    Attributes:
+        index: paths of the index.
+        run: paths of the run.
+        files: the files of vectors, in order.
+        modalities: modalities that have vectors of their own in them.
+        dimension: D, the dimension of the fused vectors.
+        metric: distance of the Annoy files.
+        trees: trees of each.
+        seed: seed of the trees.
+    """
+
+    index: Index
+    run: Run
+    files: tuple[VectorsFile, ...]
+    modalities: tuple[str, ...]
+    dimension: int
+    metric: Metric
+    trees: int
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Folder of the version."""
+        return self.index.version(self.run.id)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One element: the Annoy file of consecutive items, or with `number` None the file of all ids and columns."""
+
+    number: int | None
+    first_item: int
+    items: int
+
+    @property
+    def name(self) -> str:
+        """Name of the part's marker."""
+        return ITEMS if self.number is None else f"annoy-{self.number:05d}"
+
+
+def cut_parts(items: int, most: int) -> list[Part]:
+    """Cut items into Annoy files of at most `most`, beside the one file of ids and columns."""
+    starts = range(0, items, most)
+    shards = [Part(number, first, min(most, items - first)) for number, first in enumerate(starts)]
+    return [*shards, Part(None, 0, items)]
+
+
+def build_annoy(part: Part, settings: BuildSettings, path: Path) -> None:
+    """Build the Annoy file of a part's items: ids dense from 0, the same bytes from the same vectors.
+
+    Raises:
+        BuildError: a vector is zero, not finite, or of another dimension.
+    """
+    annoy = AnnoyIndex(settings.dimension, settings.metric)
+    annoy.set_seed(settings.seed)
+    number = 0
+    for first, block in vector_blocks(settings.files, part.first_item, part.first_item + part.items):
+        _check_vectors(block, first, settings)
+        for row in block.tolist():
+            annoy.add_item(number, row)
+            number += 1
+    if number != part.items:
+        raise BuildError(f"{number:,} vectors are in the files instead of {part.items:,}: fuse them again")
+    # More than one job, and the bytes depend on which thread ends first.
+    annoy.build(settings.trees, n_jobs=1)
+    annoy.save(str(path))
+    annoy.unload()
+
+
+def _check_vectors(block: np.ndarray, first: int, settings: BuildSettings) -> None:
+    if block.shape[1] != settings.dimension:
+        raise BuildError(f"vectors have dimension {block.shape[1]}, the bundle's have {settings.dimension}: fuse them again")
+    finite = np.isfinite(block).all(axis=1)
+    bad = ~(finite & block.any(axis=1))
+    if bad.any():
+        item = first + int(np.argmax(bad))
+        state = "is zero" if finite[np.argmax(bad)] else "has values that are not finite"
+        file, row = _place(settings.files, item)
+        raise BuildError(f"the vector in row {row} of {file.path} {state}: nothing can be close to it; fuse it again")
+
+
+def _place(files: Sequence[VectorsFile], item: int) -> tuple[VectorsFile, int]:
+    for file in files:
+        if item < file.rows:
+            return file, item
+        item -= file.rows
+    raise IndexError(item)
+
+
+def write_items(settings: BuildSettings, path: Path) -> int:
+    """Write ids and columns of all items as an Arrow file of batches of 8,192 rows; returns the rows.
+
+    Raises:
+        BuildError: a file is not sorted, or has other columns or rows than told.
+    """
+    tables = _item_tables(settings)
+    first = next(tables, None)
+    schema = pa.schema([(PRODUCT_ID, pa.string()), (ORDER, pa.uint64())]) if first is None else first.schema
+    rows = 0
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        pending = [] if first is None else [first]
+        for table in tables:
+            pending.append(table)
+            if sum(part.num_rows for part in pending) >= ITEMS_BATCH_ROWS:
+                whole = pa.concat_tables(pending).combine_chunks()
+                cut = whole.num_rows - whole.num_rows % ITEMS_BATCH_ROWS
+                writer.write_table(whole.slice(0, cut), max_chunksize=ITEMS_BATCH_ROWS)
+                pending, rows = [whole.slice(cut)], rows + cut
+        if pending:
+            whole = pa.concat_tables(pending).combine_chunks()
+            writer.write_table(whole, max_chunksize=ITEMS_BATCH_ROWS)
+            rows += whole.num_rows
+    return rows
+
+
+def _item_tables(settings: BuildSettings) -> Iterator[pa.Table]:
+    hidden = {ORDER, PRODUCT_ID, VECTOR, *(modality_vector(modality) for modality in settings.modalities)}
+    schema: pa.Schema | None = None
+    last = (-1, "")
+    for file in settings.files:
+        with storage.open_input(file.path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+            if parquet.metadata.num_rows != file.rows:
+                raise BuildError(f"{file.path} has {parquet.metadata.num_rows:,} rows instead of {file.rows:,}: fuse it again")
+            names = [PRODUCT_ID, ORDER, *(name for name in parquet.schema_arrow.names if name not in hidden)]
+            own = pa.schema([parquet.schema_arrow.field(name).remove_metadata() for name in names])
+            schema = schema or own
+            if own != schema:
+                raise BuildError(f"{file.path} has other columns than the file before: fuse all partitions by one run")
+            start = 0
+            for batch in parquet.iter_batches(ITEMS_BATCH_ROWS, columns=names, use_threads=False):
+                table = pa.Table.from_batches([batch]).select(names).replace_schema_metadata(None).cast(schema)
+                last = _check_sorted(table, last, file, start)
+                start += table.num_rows
+                yield table
+
+
+def _check_sorted(table: pa.Table, last: tuple[int, str], file: VectorsFile, start: int) -> tuple[int, str]:
+    """Check that rows follow the one order without a repeat; returns the last of them."""
+    orders = table[ORDER].to_numpy()
+    ids = table[PRODUCT_ID]
+    rows = [0, *(np.flatnonzero(orders[1:] <= orders[:-1]) + 1).tolist()] if len(orders) else []
+    for row in rows:
+        before = (int(orders[row - 1]), ids[row - 1].as_py()) if row else last
+        if (int(orders[row]), ids[row].as_py()) <= before:
+            raise BuildError(
+                f"row {start + row} of {file.path} is not after the row before by order and product_id: fuse it again"
+            )
+    return (int(orders[-1]), ids[-1].as_py()) if len(orders) else last
+
+
+def build_part(part: Part, settings: BuildSettings) -> dict[str, Any]:
+    """Make one file of the version, and return its name, rows, size and hash; what is there is not made again."""
+    done = settings.run.done("build", part.name)
+    if storage.exists(done):
+        return read_json(done)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / part.name
+        if part.number is None:
+            rows = write_items(settings, path)
+            name = "items-{}.arrow"
+        else:
+            build_annoy(part, settings, path)
+            rows = part.items
+            name = f"annoy/{part.number:05d}-{{}}.ann"
+        entry = describe_file(path)
+        name = name.format(entry.sha256[:12])
+        storage.put_file(path, storage.join(settings.folder, name))
+    counts = {**asdict(part), "rows": rows, "file": name, **asdict(entry)}
+    write_json(done, counts)
+    return counts
+
+
+@dataclass
+class Build(beam.PTransform):
+    """Parts -> what is told of each; files go to the version's folder."""
+
+    settings: BuildSettings
+
+    def expand(self, parts: beam.PCollection[Part]) -> beam.PCollection[dict[str, Any]]:
+        """Wire the transform."""
+        return parts | "SpreadParts" >> beam.Reshuffle() | "BuildPart" >> beam.Map(build_part, self.settings)
+
+
+def build_version(
+    index: Index, version: str, files: Sequence[Mapping[str, Any]], bundle: Bundle, *, metric: Metric, trees: int,
+    max_items_per_shard: int, seed: int, rows_in: int, rejected: Mapping[str, int], rejects: Sequence[str],
+    previous: str | None, sequence: int, flags: Sequence[str] = (),
+) -> Manifest:  # fmt: skip
+    """Make a version of files of vectors: Annoy files, items, recall, and last the manifest.
+
+    Args:
+        index: paths of the index.
+        version: id of the run and of the version; its vectors lie in the version's folder.
+        files: of each partition in order: file (relative; None where it has no products), rows, size, sha256.
+        bundle: bundle that the vectors were made with.
+        metric: distance of the Annoy files.
+        trees: trees of each.
+        max_items_per_shard: items of one Annoy file, at most.
+        seed: seed of trees and sample.
+        rows_in: rows that the run read.
+        rejected: rows rejected, by reason.
+        rejects: files of rejects, which are copied to the version.
+        previous: the version that is current now.
+        sequence: place of this one in the order of versions.
+        flags: flags for Beam.
+
+    Raises:
+        BuildError: the vectors cannot be indexed.
+    """
+    folder = index.version(version)
+    ready = _written_before(folder, previous, sequence)
+    if ready is not None:
+        return ready
+    present = [file for file in files if file["file"] is not None]
+    settings = BuildSettings(
+        index, index.run(version), tuple(VectorsFile(storage.join(folder, file["file"]), file["rows"]) for file in present),
+        tuple(bundle.towers), bundle.dimension, metric, trees, seed,
+    )  # fmt: skip
+    parts = cut_parts(sum(file["rows"] for file in present), max_items_per_shard)
+    run_pipeline(lambda p: p | "Parts" >> beam.Create(parts) | Build(settings), flags)
+    *shards, items = [read_json(settings.run.done("build", part.name)) for part in parts]
+    if items["rows"] != items["items"]:
+        raise BuildError(f"the files of vectors have {items['rows']:,} rows instead of {items['items']:,}: fuse them again")
+    annoy = tuple(AnnoyFile(shard["file"], shard["first_item"], shard["items"]) for shard in shards)
+    search_k, measured = _measure(settings, annoy, bundle)
+    entries = {made["file"]: FileEntry(made["size"], made["sha256"]) for made in (*present, *shards, items)}
+    manifest = Manifest(
+        id=version, sequence=sequence, previous=previous, created=datetime.now(UTC).isoformat(timespec="seconds"),
+        metric=metric, dimension=settings.dimension, items=items["items"], rows=rows_in, rejected=dict(sorted(rejected.items())),
+        fusion=bundle.fusion.to_json(), modalities=settings.modalities, bundle=bundle.hash, n_trees=trees, search_k=search_k,
+        measured=measured, columns=_columns(folder, items["file"]), annoy=annoy,
+        items_file=ItemsFile(items["file"], ITEMS_BATCH_ROWS), vectors=tuple(file["file"] for file in present),
+        files=entries | _copy_rejects(rejects, folder),
+    )  # fmt: skip
+    storage.write_whole(storage.join(folder, MANIFEST_FILE), manifest.to_json())
+    return manifest
+
+
+def _written_before(folder: str, previous: str | None, sequence: int) -> Manifest | None:
+    """Return the manifest that a killed attempt got to write, as it is to be now."""
+    path = storage.join(folder, MANIFEST_FILE)
+    if not storage.exists(path):
+        return None
+    found = read_manifest(storage.read_bytes(path), path)
+    if found.previous == previous:
+        return found
+    renewed = dataclasses.replace(found, previous=previous, sequence=sequence)
+    storage.write_whole(path, renewed.to_json())
+    return renewed
+
+
+def _measure(settings: BuildSettings, annoy: Sequence[AnnoyFile], bundle: Bundle) -> tuple[int, Any]:
+    with tempfile.TemporaryDirectory() as temporary:
+        shards = []
+        try:
+            for told in annoy:
+                path = _local_copy(storage.join(settings.folder, told.file), Path(temporary))
+                shards.append(AnnoyShard(path, told.first_item, told.items, settings.metric, settings.dimension))
+            found = tune(settings.files, shards, settings.modalities, bundle.fusion, settings.trees, settings.seed)
+        finally:
+            for shard in shards:
+                shard.close()
+    search_k, measured = found
+    if measured.recall is not None:
+        _log.info("build: recall@10 %.3f at %.2f ms a query (search_k %d)", measured.recall, measured.p50_ms, search_k)
+    return found
+
+
+def _local_copy(path: str, folder: Path) -> Path:
+    local = storage.local_path(path)
+    if local is not None:
+        return local
+    copy = folder / path.rsplit("/", 1)[-1]
+    with storage.open_input(path) as source, open(copy, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 22)
+    return copy
+
+
+def _columns(folder: str, items: str) -> tuple[str, ...]:
+    with storage.open_input(storage.join(folder, items)) as source:
+        names = pa.ipc.open_file(source).schema.names
+    return tuple(name for name in names if name not in (PRODUCT_ID, ORDER))
+
+
+def _copy_rejects(paths: Sequence[str], folder: str) -> dict[str, FileEntry]:
+    entries = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in paths:
+            copy = Path(temporary) / "rejects"
+            copy.write_bytes(storage.read_bytes(path))
+            entry = describe_file(copy)
+            name = f"rejects/{path.rsplit('/', 1)[-1].removesuffix('.parquet')}-{entry.sha256[:12]}.parquet"
+            storage.put_file(copy, storage.join(folder, name))
+            entries[name] = entry
+    return entries

@@ -1,0 +1,121 @@
+"""PUBLISH: check a version and make it the current one, in one step.
+
+    catalogue-index publish --catalogue 'shop/*.parquet' --index DIR
+
+`CURRENT` holds the id of the current version and is replaced only if it still names the version that was current when
+the run began. So a reader finds the old version or the new one, each whole, and of two runs at once one is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
+from encoders.integrity import IntegrityError, verify_files
+from pipelines import storage
+from pipelines.layout import Index
+
+_log = logging.getLogger(__name__)
+
+
+class PublishError(RuntimeError):
+    """A version may not become the current one; the message says why."""
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """One version of an index, as `list_versions` tells of it."""
+
+    id: str
+    sequence: int
+    items: int
+    created: str
+    recall: float | None
+    current: bool
+
+
+def read_current(index: Index) -> str | None:
+    """Return the id of the current version, None where nothing has been published."""
+    try:
+        return storage.read_bytes(index.current).decode().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def list_versions(index: Index | str) -> list[VersionInfo]:
+    """List the whole versions of an index by their sequence; one whose manifest is damaged is left out and logged."""
+    index = Index(index) if isinstance(index, str) else index
+    current = read_current(index)
+    found = [VersionInfo(m.id, m.sequence, m.items, m.created, m.recall, m.id == current) for m in _manifests(index)]
+    return sorted(found, key=lambda version: (version.sequence, version.id))
+
+
+def next_sequence(index: Index) -> int:
+    """Return the place of the next version: one after the last, whichever is current."""
+    return max((manifest.sequence for manifest in _manifests(index)), default=0) + 1
+
+
+def _manifests(index: Index) -> list[Manifest]:
+    manifests = []
+    for info in storage.list_folder(storage.join(index.root, "versions"), f"*/{MANIFEST_FILE}"):
+        try:
+            manifests.append(read_manifest(storage.read_bytes(info.path), info.path))
+        except ManifestError as error:
+            _log.warning("%s", error)
+    return manifests
+
+
+def check_version(index: Index, version: str) -> Manifest:
+    """Check that all files of a version are there and what its manifest says; returns the manifest.
+
+    On local disk sizes and hashes are checked, on an object store sizes.
+
+    Raises:
+        PublishError: a file is missing or altered.
+    """
+    folder = index.version(version)
+    path = storage.join(folder, MANIFEST_FILE)
+    try:
+        manifest = read_manifest(storage.read_bytes(path), path)
+        if manifest.id != version:
+            raise ManifestError(f"{path} is the manifest of version {manifest.id}")
+        local = storage.local_path(folder)
+        if local is not None:
+            verify_files(Path(local), manifest.files)
+        else:
+            _check_sizes(folder, manifest)
+    except FileNotFoundError:
+        raise PublishError(f"version {version} is not whole: {path} is missing; build it first") from None
+    except IntegrityError as error:
+        raise PublishError(f"version {version} is not published: {error}") from error
+    return manifest
+
+
+def _check_sizes(folder: str, manifest: Manifest) -> None:
+    sizes = {info.path.removeprefix(f"{folder}/"): info.size for info in storage.list_folder(folder, "**")}
+    for name, entry in manifest.files.items():
+        if sizes.get(name) != entry.size:
+            raise IntegrityError(f"{storage.join(folder, name)} has {sizes.get(name, 'no')} bytes instead of {entry.size}")
+
+
+def publish_version(index: Index, version: str, expected_current: str | None) -> Manifest:
+    """Make a version the current one, if `CURRENT` still names `expected_current`; returns its manifest.
+
+    A version that is the current one already stays so.
+
+    Raises:
+        PublishError: the version is not whole, or another one became current meanwhile.
+    """
+    manifest = check_version(index, version)
+    if read_current(index) == version:
+        return manifest
+    expected = None if expected_current is None else f"{expected_current}\n".encode()
+    if not storage.compare_and_swap(index.current, expected, f"{version}\n".encode()):
+        raise PublishError(
+            f"version {version} is not published: {read_current(index)} became current since this run began with "
+            f"{expected_current}; run it again to build on that one"
+        )
+    _log.info("published version %s: %d products", version, manifest.items)
+    return manifest

@@ -1,0 +1,202 @@
+"""Recall and latency of a version's Annoy files against exact search, on a sample of its products.
+
+Queries are of several kinds, because they lie differently: a product's own vector lies among the products, while a
+query of one modality lies apart from all of them and is harder to answer. `search_k` is doubled until the hardest kind
+finds enough.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catalogue_lookup.manifest import Measured, Metric
+from catalogue_lookup.shard import AnnoyShard, higher_is_closer, merge, search_shards
+from encoders.fusion import Fusion
+from pipelines import storage
+from pipelines.layout import VECTOR, modality_vector
+
+NEIGHBOURS = 10
+QUERIES = 200
+LEAST_RECALL = 0.95
+MOST_NODES = 200_000
+BATCH_ROWS = 1_024
+
+_log = logging.getLogger(__name__)
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class VectorsFile:
+    """A file of vectors, in its place among the others."""
+
+    path: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries of one kind: vectors, float32[Q, D], and the items they were made of, int64[Q]."""
+
+    kind: str
+    vectors: Float32
+    items: npt.NDArray[np.int64]
+
+
+def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int) -> Iterator[tuple[int, Float32]]:
+    """Yield blocks of the vectors of items `first` to `stop - 1`: the block's first item and float32[B, D]."""
+    start = 0
+    for file in files:
+        if start < stop and start + file.rows > first:
+            yield from _blocks_of(file, start, first, stop)
+        start += file.rows
+
+
+def _blocks_of(file: VectorsFile, start: int, first: int, stop: int) -> Iterator[tuple[int, Float32]]:
+    with storage.open_input(file.path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+        for group in range(parquet.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            if start < stop and start + rows > first:
+                at = start
+                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[VECTOR], use_threads=False):
+                    cut = batch.slice(max(first - at, 0), max(stop - max(at, first), 0))
+                    if cut.num_rows:
+                        yield max(at, first), _matrix(cut.column(VECTOR), cut.num_rows)
+                    at += batch.num_rows
+            start += rows
+
+
+def _matrix(column: pa.Array, rows: int) -> Float32:
+    return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(rows, -1)
+
+
+def make_queries(files: Sequence[VectorsFile], modalities: Sequence[str], fusion: Fusion, seed: int) -> list[Queries]:
+    """Draw products and make queries of them: of their own vectors, and of each modality alone."""
+    total = sum(file.rows for file in files)
+    drawn = np.sort(np.random.default_rng(seed).choice(total, min(QUERIES, total), replace=False))
+    vectors: dict[str, list[Float32]] = {"product": [], **{modality: [] for modality in modalities}}
+    items: dict[str, list[int]] = {kind: [] for kind in vectors}
+    for item, row in _rows(files, drawn):
+        vectors["product"].append(np.array(row[VECTOR], np.float32))
+        items["product"].append(item)
+        for modality in modalities:
+            own = row.get(modality_vector(modality))
+            if own is not None:
+                query = fusion.query({modality: np.array([own], np.float32)}, {})[0]
+                vectors[modality].append(query)
+                items[modality].append(item)
+    return [Queries(kind, np.stack(rows), np.array(items[kind])) for kind, rows in vectors.items() if rows]
+
+
+def _rows(files: Sequence[VectorsFile], wanted: npt.NDArray[np.int64]) -> Iterator[tuple[int, dict]]:
+    start = 0
+    for file in files:
+        inside = wanted[(wanted >= start) & (wanted < start + file.rows)]
+        if len(inside):
+            with storage.open_input(file.path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+                columns = [name for name in parquet.schema_arrow.names if name.endswith(VECTOR)]
+                at = start
+                for group in range(parquet.num_row_groups):
+                    rows = parquet.metadata.row_group(group).num_rows
+                    here = inside[(inside >= at) & (inside < at + rows)]
+                    if len(here):
+                        table = parquet.read_row_group(group, columns=columns, use_threads=False)
+                        yield from zip(here.tolist(), table.take(here - at).to_pylist(), strict=True)
+                    at += rows
+        start += file.rows
+
+
+def exact_neighbours(
+    files: Sequence[VectorsFile], queries: Queries, metric: Metric, neighbours: int = NEIGHBOURS
+) -> npt.NDArray[np.int64]:
+    """Find the closest items to each query but its own by looking at all: int64[Q, neighbours], unsorted, -1 for none."""
+    count = len(queries.items)
+    best = np.full((count, neighbours), -np.inf, np.float32)
+    items = np.full((count, neighbours), -1, np.int64)
+    total = sum(file.rows for file in files)
+    for first, block in vector_blocks(files, 0, total):
+        closeness = _closeness(metric, queries.vectors, block)
+        own = queries.items - first
+        inside = (own >= 0) & (own < len(block))
+        closeness[np.flatnonzero(inside), own[inside]] = -np.inf
+        numbers = np.broadcast_to(np.arange(first, first + len(block)), closeness.shape)
+        closeness, numbers = np.hstack([best, closeness]), np.hstack([items, numbers])
+        kept = np.argpartition(-closeness, neighbours - 1, axis=1)[:, :neighbours]
+        best, items = np.take_along_axis(closeness, kept, 1), np.take_along_axis(numbers, kept, 1)
+    items[np.isneginf(best)] = -1
+    return items
+
+
+def _closeness(metric: Metric, queries: Float32, vectors: Float32) -> Float32:
+    """Order vectors, float32[B, D], by closeness to queries, float32[Q, D]: float32[Q, B], the higher the closer."""
+    if metric == "manhattan":
+        return np.stack([-np.abs(vectors - query).sum(axis=1) for query in queries])
+    products: Float32 = queries @ vectors.T
+    if metric == "dot":
+        return products
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    return products / np.sqrt(squares) if metric == "angular" else 2 * products - squares
+
+
+def recall_of(
+    shards: Sequence[AnnoyShard], queries: Queries, exact: npt.NDArray[np.int64], search_k: int
+) -> tuple[float, list[float]]:
+    """Return the recall of searches and the milliseconds that each took.
+
+    An answer counts where it is as close as the last of the exact ones, so that equal products may stand in for each
+    other.
+    """
+    found = wanted = 0
+    milliseconds = []
+    for query, own, neighbours in zip(queries.vectors, queries.items.tolist(), exact, strict=True):
+        started = time.perf_counter()
+        items, scores = search_shards(shards, query, NEIGHBOURS + 1, search_k)
+        milliseconds.append(1000 * (time.perf_counter() - started))
+        count = int((neighbours >= 0).sum())
+        scores = scores[items != own][:count]
+        if count:
+            last = _worst_score(shards, query, neighbours[neighbours >= 0])
+            slack = 1e-6 * max(1.0, abs(last))
+            near = scores >= last - slack if higher_is_closer(shards[0].metric) else scores <= last + slack
+            found += int(near.sum())
+            wanted += count
+    return (found / wanted if wanted else 1.0), milliseconds
+
+
+def _worst_score(shards: Sequence[AnnoyShard], query: Float32, items: npt.NDArray[np.int64]) -> float:
+    parts = []
+    for shard in shards:
+        own = items[(items >= shard.first_item) & (items < shard.first_item + shard.items)]
+        parts.append((own, shard.score(query, own)))
+    return float(merge(shards, parts, len(items))[1][-1])
+
+
+def tune(
+    files: Sequence[VectorsFile], shards: Sequence[AnnoyShard], modalities: Sequence[str], fusion: Fusion, trees: int, seed: int
+) -> tuple[int, Measured]:
+    """Choose `search_k` and measure what it gives; returns both."""
+    search_k = NEIGHBOURS * trees
+    kinds = make_queries(files, modalities, fusion, seed) if shards else []
+    if not kinds:
+        return search_k, Measured(None, {}, 0, 0.0, 0.0)
+    exact = [exact_neighbours(files, queries, shards[0].metric) for queries in kinds]
+    while True:
+        measured = [recall_of(shards, queries, truth, search_k) for queries, truth in zip(kinds, exact, strict=True)]
+        recall = min(found for found, _ in measured)
+        if recall >= LEAST_RECALL or search_k >= MOST_NODES:
+            break
+        search_k = min(2 * search_k, MOST_NODES)
+    if recall < LEAST_RECALL:
+        _log.warning("build: recall@%d is %.3f with %d nodes a query; more trees would help", NEIGHBOURS, recall, search_k)
+    times = [millisecond for _, each in measured for millisecond in each]
+    by_query = {queries.kind: round(found, 4) for queries, (found, _) in zip(kinds, measured, strict=True)}
+    p50, p95 = (round(float(np.percentile(times, percent)), 3) for percent in (50, 95))
+    return search_k, Measured(round(recall, 4), by_query, len(kinds[0].items), p50, p95)
