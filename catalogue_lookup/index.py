@@ -189,7 +189,7 @@ class Index:
 
 
 def open_index(
-    uri: str | os.PathLike[str],
+    uri: str | os.PathLike[str] | Place,
     bundle: Bundle | str | os.PathLike[str] | None = None,
     version: str | None = None,
     verify: Verify = "once",
@@ -201,7 +201,8 @@ def open_index(
     `$CATALOGUE_INDEX_CACHE` or `~/.cache/catalogue-index` once.
 
     Args:
-        uri: root of the index (its current version is opened), or folder of a version.
+        uri: root of the index (its current version is opened), or folder of a version: a path, a URI, or a `Place` of a
+            filesystem of your own.
         bundle: bundle for queries by text and picture (default: the index's own, opened when it is needed).
         version: id of another version than the current one.
         verify: "once" or "always".
@@ -212,7 +213,7 @@ def open_index(
         BundleError: the bundle is not the one that the index was made with, or cannot be opened.
         QueryError: there is no shard of such a number.
     """
-    root, place, manifest = _find_version(Place.at(uri), version)
+    root, place, manifest = _find_version(uri if isinstance(uri, Place) else Place.at(uri), version)
     numbers = range(len(manifest.annoy)) if shards is None else sorted(set(shards))
     if any(not 0 <= number < len(manifest.annoy) for number in numbers):
         raise QueryError(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from catalogue_lookup.manifest import ORDER, PRODUCT_ID
-from catalogue_lookup.where import parse_where
+from catalogue_lookup.where import numbers_of, parse_where
 from encoders.integrity import IntegrityError
 
 
@@ -51,7 +51,7 @@ class Items:
         return (self._file.get_batch(number) for number in range(self._file.num_record_batches))
 
     def _orders(self, batch: int) -> npt.NDArray[np.uint64]:
-        return self._file.get_batch(batch).column(ORDER).to_numpy()
+        return numbers_of(self._file.get_batch(batch).column(ORDER), np.uint64)
 
     def find(self, product_id: str) -> int | None:
         """Return the item of a product, None where there is none of that id."""

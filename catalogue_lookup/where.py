@@ -20,7 +20,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,8 @@ MAX_CHARACTERS = 100_000
 MAX_DEPTH = 100
 
 Value = str | int | float | bool
-# Computes a part of a filter for a batch: an array of bool. Expressions would do the same, but what evaluates them
-# imports pandas where it is installed, which takes longer than a whole query.
+Number = TypeVar("Number", bound=np.generic)
+# Computes a part of a filter for a batch: an array of bool.
 _Node = Callable[[pa.RecordBatch], Any]
 
 _TOKEN = re.compile(
@@ -49,7 +49,7 @@ _OPERATORS = {
     "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal,
 }  # fmt: skip
 _WORDS = frozenset("and or not in is null".split())
-_SEPARATOR, _EMPTY = pa.scalar("\x1f"), pa.scalar("")
+_SEPARATOR = "\x1f"
 
 
 class WhereError(ValueError):
@@ -80,7 +80,8 @@ class Filter:
 
     def mask(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         """Tell which rows of a batch fit: bool[N]."""
-        return self._node(batch).fill_null(False).to_numpy(zero_copy_only=False)
+        fits = self._node(batch).fill_null(_scalar(False)).cast(pa.uint8())
+        return numbers_of(fits, np.uint8).astype(np.bool_)
 
 
 def parse_where(text: str, schema: pa.Schema) -> Filter:
@@ -274,11 +275,11 @@ def _kind(kind: pa.DataType) -> str:
 def _compare(operator: Callable[[Any, Any], Any], field: pa.Field, value: Value) -> _Node:
     """Compare a column with a value as texts, truths, 64-bit integers, or floats where one of them is a float."""
     if _kind(field.type) != "number":
-        same = pa.scalar(value, field.type)
+        same = _scalar(value)
         return lambda batch: operator(batch.column(field.name), same)
     whole = pa.types.is_integer(field.type) and isinstance(value, int)
     target = pa.int64() if whole else pa.float64()
-    number = pa.scalar(int(value) if whole else float(value), target)
+    number = _scalar(int(value) if whole else float(value))
     return lambda batch: operator(batch.column(field.name).cast(target, safe=False), number)
 
 
@@ -287,16 +288,40 @@ def _among(field: pa.Field, values: Sequence[Value]) -> _Node:
     if _kind(field.type) != "texts":
         return _fold(pc.or_kleene, [_compare(pc.equal, field, value) for value in values])
 
+    separator, empty = _scalar(_SEPARATOR), _scalar("")
+
     def framed(batch: pa.RecordBatch) -> Any:
         # pyarrow cannot look for a value in lists: they are joined, separators around each text, and searched.
-        joined = pc.binary_join(batch.column(field.name), _SEPARATOR)
-        return pc.binary_join_element_wise(_EMPTY, joined, _EMPTY, _SEPARATOR)
+        joined = pc.binary_join(batch.column(field.name), separator)
+        return pc.binary_join_element_wise(empty, joined, empty, separator)
 
     def fits(value: Value) -> _Node:
-        framed_value = f"{_SEPARATOR.as_py()}{value}{_SEPARATOR.as_py()}"
-        return lambda batch: pc.match_substring(framed(batch), framed_value)
+        return lambda batch: pc.match_substring(framed(batch), f"{_SEPARATOR}{value}{_SEPARATOR}")
 
     return _fold(pc.or_kleene, [fits(value) for value in values])
+
+
+def numbers_of(array: pa.Array, kind: type[Number]) -> npt.NDArray[Number]:
+    """View an array of numbers without nulls as numpy does.
+
+    `to_numpy`, like `pa.scalar`, imports pandas where it is installed, which takes longer than a whole query.
+    """
+    if not len(array):
+        return np.zeros(0, kind)
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * np.dtype(kind).itemsize)
+
+
+def _scalar(value: Value) -> pa.Scalar:
+    """Make a scalar of text, truth, int64 or float64."""
+    if isinstance(value, str):
+        text = value.encode("utf-8", "replace")
+        offsets = np.array([0, len(text)], np.int32)
+        return pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(text))[0]
+    if isinstance(value, bool):
+        return pa.Array.from_buffers(pa.bool_(), 1, [None, pa.py_buffer(bytes([value]))])[0]
+    kind = pa.float64() if isinstance(value, float) else pa.int64()
+    number = np.array([value], np.float64 if isinstance(value, float) else np.int64)
+    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(number)])[0]
 
 
 def _invert(node: _Node) -> _Node:

@@ -39,8 +39,6 @@ CHINESE = (
     r"\x{2B920}-\x{2CEAF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}]"
 )
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-
 
 def minilm_network() -> TextNetwork:
     """Verify all-MiniLM-L6-v2's files and build its network.
@@ -60,7 +58,6 @@ def text_network(config: bytes, weights: bytes, tokenizer: bytes, token_limit: i
     The tokenizer has to be BERT's uncased one: lower case, no accents, Chinese characters apart, word pieces.
     """
     settings = json.loads(config)
-    arrays = read_safetensors(weights)
     content = json.loads(tokenizer) | {"truncation": None, "padding": None}
     vocabulary = content["model"]["vocab"]
     pieces = WordPieces(vocabulary)
@@ -69,7 +66,8 @@ def text_network(config: bytes, weights: bytes, tokenizer: bytes, token_limit: i
         weights_hash=combine_hashes(
             RECIPE, *(hash_bytes(data) for data in (config, weights, tokenizer)), str(token_limit)
         ),
-        features=lambda ids, lengths: features(arrays, settings, ids, lengths),
+        weights=prepare(read_safetensors(weights)),
+        features=lambda arrays, ids, lengths: features(arrays, settings, ids, lengths),
         tokenise=pieces.tokenise,
         resources={"pieces": pieces},
         tokenizer="wordpiece",
@@ -114,59 +112,63 @@ class WordPieces(tf.Module):
         return tf.concat([begin, ids, end], 1)
 
 
-def features(weights: Arrays, settings: Mapping[str, Any], ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-    """Encode texts: ids int32[B, L], padded by anything, and lengths int32[B] -> float32[B, D], unit norm."""
-    w = Weights(weights, float(settings["layer_norm_eps"]))
+def prepare(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
+    """Turn Hugging Face's arrays, with or without the prefix `bert.`, into those that `features` takes.
+
+    Dense kernels become [in, out]; the first segment's embedding is added to the positions'.
+    """
+    named = {name.removeprefix("bert."): array for name, array in arrays.items()}
+    segment = named.pop("embeddings.token_type_embeddings.weight")[0]
+    prepared = {}
+    for name, array in named.items():
+        if name.startswith(("embeddings.", "encoder.")) and not name.endswith("position_ids"):
+            dense = array.ndim == 2 and name.startswith("encoder.")
+            prepared[name] = np.ascontiguousarray(array.T if dense else array, np.float32)
+    prepared["embeddings.position_embeddings.weight"] += segment
+    return prepared
+
+
+def features(
+    w: Mapping[str, Any], settings: Mapping[str, Any], ids: tf.Tensor, lengths: tf.Tensor
+) -> tf.Tensor:
+    """Encode texts: weights, ids int32[B, L], padded anyhow, lengths int32[B] -> float32[B, D], unit norm."""
+    epsilon, heads = float(settings["layer_norm_eps"]), settings["num_attention_heads"]
     positions = tf.range(tf.shape(ids)[1])
     mask = tf.cast(tf.expand_dims(positions, 0) < tf.expand_dims(lengths, 1), tf.float32)
+    masked = tf.expand_dims(tf.expand_dims((1.0 - mask) * MASKED, 1), 1)
+
+    def normalise(x: tf.Tensor, name: str) -> tf.Tensor:
+        x -= tf.reduce_mean(x, -1, keepdims=True)
+        x *= tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + epsilon)
+        return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
     x = tf.gather(w["embeddings.word_embeddings.weight"], ids)
     x += tf.gather(w["embeddings.position_embeddings.weight"], positions)
-    x += w["embeddings.token_type_embeddings.weight"][0]
-    x = w.normalise(x, "embeddings.LayerNorm")
-    attended = tf.expand_dims(tf.expand_dims((1.0 - mask) * MASKED, 1), 1)
+    x = normalise(x, "embeddings.LayerNorm")
     for layer in range(settings["num_hidden_layers"]):
         name = f"encoder.layer.{layer}"
-        mixed = _attention(w, f"{name}.attention.self", x, attended, settings["num_attention_heads"])
-        x = w.normalise(
-            w.dense(mixed, f"{name}.attention.output.dense") + x, f"{name}.attention.output.LayerNorm"
+        mixed = _attend(w, f"{name}.attention.self", x, masked, heads)
+        x = normalise(
+            _dense(w, mixed, f"{name}.attention.output.dense") + x, f"{name}.attention.output.LayerNorm"
         )
-        wide = tf.nn.gelu(w.dense(x, f"{name}.intermediate.dense"), approximate=False)
-        x = w.normalise(w.dense(wide, f"{name}.output.dense") + x, f"{name}.output.LayerNorm")
+        wide = tf.nn.gelu(_dense(w, x, f"{name}.intermediate.dense"), approximate=False)
+        x = normalise(_dense(w, wide, f"{name}.output.dense") + x, f"{name}.output.LayerNorm")
     total = tf.reduce_sum(x * tf.expand_dims(mask, 2), 1)
     mean = total / tf.expand_dims(tf.cast(lengths, tf.float32), 1)
     return mean * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(mean), 1, keepdims=True), 1e-24))
 
 
-class Weights:
-    """The arrays of a BERT, and its two kinds of layers."""
-
-    def __init__(self, arrays: Arrays, epsilon: float):
-        """Keep the arrays, by Hugging Face's names, with or without the prefix `bert.`."""
-        self._arrays = {name.removeprefix("bert."): array for name, array in arrays.items()}
-        self._epsilon = epsilon
-
-    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
-        """Give an array, float32."""
-        return self._arrays[name].astype(np.float32)
-
-    def dense(self, x: tf.Tensor, name: str) -> tf.Tensor:
-        """Apply a dense layer to the last axis of x."""
-        return tf.matmul(x, np.ascontiguousarray(self[f"{name}.weight"].T)) + self[f"{name}.bias"]
-
-    def normalise(self, x: tf.Tensor, name: str) -> tf.Tensor:
-        """Apply a layer normalisation to the last axis of x."""
-        x -= tf.reduce_mean(x, -1, keepdims=True)
-        x *= tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + self._epsilon)
-        return x * self[f"{name}.weight"] + self[f"{name}.bias"]
+def _dense(w: Mapping[str, Any], x: tf.Tensor, name: str) -> tf.Tensor:
+    return tf.matmul(x, w[f"{name}.weight"]) + w[f"{name}.bias"]
 
 
-def _attention(w: Weights, name: str, x: tf.Tensor, masked: tf.Tensor, heads: int) -> tf.Tensor:
+def _attend(w: Mapping[str, Any], name: str, x: tf.Tensor, masked: tf.Tensor, heads: int) -> tf.Tensor:
     """Let tokens float32[B, L, C] attend to one another, but for `masked` float32[B, 1, 1, L], -1e9 there."""
     shape = tf.shape(x)
     width = x.shape[-1] // heads
 
     def split(part: str) -> tf.Tensor:
-        y = tf.reshape(w.dense(x, f"{name}.{part}"), tf.stack([shape[0], shape[1], heads, width]))
+        y = tf.reshape(_dense(w, x, f"{name}.{part}"), tf.stack([shape[0], shape[1], heads, width]))
         return tf.transpose(y, [0, 2, 1, 3])
 
     scores = tf.matmul(split("query"), split("key"), transpose_b=True) / np.float32(np.sqrt(width))

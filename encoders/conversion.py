@@ -14,8 +14,6 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from encoders.towers import FORM_FILES, LITERT, SAVED_MODEL, TOKENIZER_FILES
-
 MAX_COSINE_DISTANCE, MAX_STRETCH = 1e-6, 1e-3
 
 _log = logging.getLogger(__name__)
@@ -23,10 +21,6 @@ _log = logging.getLogger(__name__)
 
 class ConversionError(ValueError):
     """A network cannot be converted, or does not answer as it should."""
-
-
-class UnconvertibleError(ConversionError):
-    """A network has an operation that LiteRT does not have."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,9 @@ class TextNetwork:
     Attributes:
         token_limit: tokens a text is cut at, its end kept.
         weights_hash: hash of all that determines a feature besides the text.
-        features: ids int32[B, L] and lengths int32[B] -> float32[B, D].
+        weights: arrays by name.
+        features: weights (arrays, or variables of the same), ids int32[B, L], padded anyhow, and lengths int32[B]
+            -> float32[B, D].
         tokenise: string[B] -> ragged int32[B, (L)], with begin and end, uncut.
         resources: what `tokenise` reads, to be saved with it.
         tokenizer: its kind for the LiteRT form, a key of `towers.TOKENIZER_FILES`.
@@ -60,7 +56,8 @@ class TextNetwork:
 
     token_limit: int
     weights_hash: str
-    features: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    weights: Mapping[str, npt.NDArray[Any]]
+    features: Callable[[Mapping[str, Any], tf.Tensor, tf.Tensor], tf.Tensor]
     tokenise: Callable[[tf.Tensor], tf.RaggedTensor]
     resources: Mapping[str, Any]
     tokenizer: str
@@ -75,34 +72,41 @@ def save_picture_network(network: PictureNetwork, folder: Path) -> None:
     save(folder, {"serving_default": (lambda pictures: {"features": frozen(pictures)}, [pictures])})
 
 
-def write_text_network(network: TextNetwork, folder: Path) -> None:
-    """Write both forms of a network for texts, and its tokenizer, into a folder."""
-    ids, lengths = (
-        tf.TensorSpec([None, None], tf.int32, name="ids"),
-        tf.TensorSpec([None], tf.int32, name="lengths"),
-    )
-    frozen = freeze(network.features, ids, lengths)
-    with tempfile.TemporaryDirectory() as temporary:
-        numeric = Path(temporary) / "numeric"
-        save(
-            numeric,
-            {"serving_default": (lambda ids, lengths: {"features": frozen(ids, lengths)}, [ids, lengths])},
-        )
-        (folder / FORM_FILES[LITERT]).write_bytes(convert(numeric))
-    (folder / TOKENIZER_FILES[network.tokenizer]).write_bytes(network.tokenizer_file)
+def save_text_network(network: TextNetwork, folder: Path) -> None:
+    """Write a network for texts as a SavedModel: strings in, tokenised inside.
+
+    Its weights are variables: as constants they would be copied with every function, and take twice the memory.
+    """
+    variables = {name: tf.Variable(array, trainable=False) for name, array in network.weights.items()}
+    last = network.token_limit - 1
 
     def serve(texts: tf.Tensor) -> dict[str, tf.Tensor]:
         tokens = network.tokenise(texts)
-        last = network.token_limit - 1
         cut = tf.concat([tokens[:, :last], tokens[:, last:][:, -1:]], 1)
-        return {"features": frozen(cut.to_tensor(), tf.cast(cut.row_lengths(), tf.int32))}
+        lengths = tf.cast(cut.row_lengths(), tf.int32)
+        return {"features": network.features(variables, cut.to_tensor(), lengths)}
 
     def count_tokens(texts: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"tokens": tf.cast(network.tokenise(texts).row_lengths(), tf.int32)}
 
     texts = [tf.TensorSpec([None], tf.string, name="texts")]
     signatures = {"serving_default": (serve, texts), "count_tokens": (count_tokens, texts)}
-    save(folder / FORM_FILES[SAVED_MODEL], signatures, **network.resources)
+    save(folder, signatures, weights=list(variables.values()), **network.resources)
+
+
+def convert_text_network(network: TextNetwork) -> bytes:
+    """Convert a network for texts to LiteRT: ids int32[B, L] and lengths int32[B] in; raises ConversionError."""
+
+    def serve(ids: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"features": network.features(network.weights, ids, lengths)}
+
+    inputs = [
+        tf.TensorSpec([None, None], tf.int32, name="ids"),
+        tf.TensorSpec([None], tf.int32, name="lengths"),
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        save(Path(temporary) / "numeric", {"serving_default": (serve, inputs)})
+        return convert(Path(temporary) / "numeric")
 
 
 def freeze(function: Callable[..., tf.Tensor], *inputs: tf.TensorSpec) -> Callable[..., tf.Tensor]:
@@ -111,8 +115,7 @@ def freeze(function: Callable[..., tf.Tensor], *inputs: tf.TensorSpec) -> Callab
     Frozen networks take half the space of Keras's export, run up to 1.3 times as fast, and leave no variable
     that a converter could lose.
     """
-    traced = tf.function(function).get_concrete_function(*inputs)
-    frozen = convert_variables_to_constants_v2(traced) if traced.variables else traced
+    frozen = convert_variables_to_constants_v2(tf.function(function).get_concrete_function(*inputs))
 
     def call(*arguments: tf.Tensor) -> tf.Tensor:
         outputs = frozen(*arguments)
@@ -148,14 +151,14 @@ def save(
 def convert(saved_model: Path) -> bytes:
     """Convert the signature `serving_default` to LiteRT, float32 throughout.
 
-    Raises UnconvertibleError where LiteRT lacks an operation, ConversionError where a variable is left.
+    Raises ConversionError where LiteRT lacks an operation or a variable is left.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=["serving_default"])
     try:
         model: bytes = converter.convert()
     except Exception as error:  # the converter raises a type of its own and bare Exceptions
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnconvertibleError(f"{saved_model} cannot be converted to LiteRT: {reason}") from error
+        raise ConversionError(f"{saved_model} cannot be converted to LiteRT: {reason}") from error
     refuse_variables(model)
     return model
 

@@ -173,27 +173,20 @@ def colour_blocks(pixels: tf.Tensor) -> list[tf.Tensor]:
     The histogram has 4 soft bins a channel and weighs a pixel by its distance from the mean colour of the
     picture's border, so that a plain backdrop hardly counts; it holds square roots of shares (Hellinger).
     """
-    side = SIDE // 4
     small = tf.nn.avg_pool2d(pixels, 4, 4, "VALID")
-    edges = [small[:, :2], small[:, -2:], small[:, :, :2], small[:, :, -2:]]
-    border = tf.add_n([tf.reduce_mean(edge, [1, 2], keepdims=True) for edge in edges]) / len(edges)
-    distance = tf.sqrt(tf.reduce_sum(tf.square(small - border), 3) + 1e-6)
-    weight = tf.square(tf.minimum(distance / BACKDROP_DISTANCE, 1.0)) + 1e-3
-    weight = tf.reshape(weight, [-1, side * side, 1])
-    channels = [tf.reshape(channel, [-1, side * side, 1]) for channel in tf.split(small, 3, axis=3)]
-    red, green, blue = (_soft_bins(channel) for channel in channels)
-    pairs = tf.expand_dims(red * weight, 3) * tf.expand_dims(green, 2)
-    pairs = tf.reshape(pairs, [-1, side * side, HISTOGRAM_BINS**2])
-    histogram = tf.reshape(tf.matmul(pairs, blue, transpose_a=True), [-1, HISTOGRAM_BINS**3])
-    shares = tf.sqrt(histogram / tf.reduce_sum(weight, 1) + 1e-6)
-    tiles = tf.reshape(
-        tf.nn.avg_pool2d(small, side // TILES, side // TILES, "VALID"), [-1, TILES * TILES * 3]
+    top, bottom, left, right = (
+        tf.reduce_mean(edge, [1, 2], keepdims=True)
+        for edge in (small[:, :2], small[:, -2:], small[:, :, :2], small[:, :, -2:])
     )
+    # Not by add_n, which LiteRT adds up in an order that depends on the number of threads.
+    border = (top + bottom + left + right) / 4.0
+    distance = tf.sqrt(tf.reduce_sum(tf.square(small - border), 3, keepdims=True) + 1e-6)
+    weight = tf.square(tf.minimum(distance / BACKDROP_DISTANCE, 1.0)) + 1e-3
+    centres = np.stack(np.meshgrid(*[np.linspace(0, 1, HISTOGRAM_BINS)] * 3, indexing="ij")).reshape(3, -1)
+    counts = weight
+    for channel, centre in zip(tf.split(small, 3, axis=3), centres.astype(np.float32), strict=True):
+        counts *= tf.nn.relu(1.0 - tf.abs(channel - centre) * (HISTOGRAM_BINS - 1.0))
+    shares = tf.sqrt(tf.reduce_mean(counts, [1, 2]) / tf.reduce_mean(weight, [1, 2]) + 1e-6)
+    size = SIDE // 4 // TILES
+    tiles = tf.reshape(tf.nn.avg_pool2d(small, size, size, "VALID"), [-1, TILES * TILES * 3])
     return [shares * HISTOGRAM_SCALE, (tiles - 0.5) * TILES_SCALE]
-
-
-def _soft_bins(channel: tf.Tensor) -> tf.Tensor:
-    """Share values in 0..1 between the two nearest of 4 bins: float32[B, P, 1] -> float32[B, P, 4]."""
-    steps = HISTOGRAM_BINS - 1
-    centres = tf.range(HISTOGRAM_BINS, dtype=tf.float32) / steps
-    return tf.nn.relu(1.0 - tf.abs(channel - centres) * steps)

@@ -20,6 +20,7 @@ from encoders.towers import (
     LITERT,
     SAVED_MODEL,
     SPEC_FILE,
+    TOKENIZER_FILES,
     Modality,
     TowerError,
     TowerSpec,
@@ -172,9 +173,11 @@ def write_picture_tower(
 
 def write_text_tower(spec: str, network: TextNetwork, folder: Path) -> TowerSpec:
     """Write a network for texts into an existing folder, with all checks; raises ConversionError."""
-    from encoders.conversion import write_text_network
+    from encoders.conversion import convert_text_network, save_text_network
 
-    write_text_network(network, folder)
+    save_text_network(network, folder / FORM_FILES[SAVED_MODEL])
+    (folder / FORM_FILES[LITERT]).write_bytes(convert_text_network(network))
+    (folder / TOKENIZER_FILES[network.tokenizer]).write_bytes(network.tokenizer_file)
     limit, tokenizer = network.token_limit, network.tokenizer
     unmeasured = TowerSpec(
         spec, "text", 0, network.weights_hash, None, limit, BATCH, tokenizer, (SAVED_MODEL,)

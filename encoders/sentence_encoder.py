@@ -30,9 +30,8 @@ RECIPE = "use-multilingual, 512 tokens, 1"
 DIMENSION = 512
 TOKEN_LIMIT = 512
 CHUNKS, BRANCH = 17, 256
+EPSILON = 1e-12
 WIDTHS = (2, 3, 5)
-
-Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def text_network() -> TextNetwork:
@@ -44,12 +43,12 @@ def text_network() -> TextNetwork:
     vocabulary, data = (
         read_verified(folder / name, digest, f"install {PACKAGE} again") for name, digest in SHA256.items()
     )
-    weights = read_weights(data)
     tokenizer = tensorflow_text.SentencepieceTokenizer(vocabulary, add_bos=True, add_eos=True)
     return TextNetwork(
         token_limit=TOKEN_LIMIT,
         weights_hash=combine_hashes(RECIPE, *SHA256.values()),
-        features=lambda ids, lengths: features(weights, ids, lengths),
+        weights=read_weights(data),
+        features=features,
         tokenise=tokenizer.tokenize,
         resources={"tokenizer": tokenizer},
         tokenizer="sentencepiece",
@@ -58,43 +57,40 @@ def text_network() -> TextNetwork:
 
 
 def read_weights(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """Read `weights.npz`: its arrays by name, and `table`, uint8[pieces, 512], in the order of the pieces.
+    """Read `weights.npz` as `features` takes it: arrays float32 by name, and `table`, uint8[pieces, 512].
 
-    The file stores piece p in chunk p % 17, each chunk with a scale and an offset of its own.
+    The file stores piece p in chunk p % 17, each chunk with a scale and an offset of its own; the table is in the
+    order of the pieces. The three branches' projections become one.
     """
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+        arrays = {name: archive[name] for name in archive.files if name not in ("bits", "eps")}
     chunks = [arrays.pop(f"q{number}") for number in range(1, CHUNKS + 1)]
-    arrays["table"] = np.stack(chunks, axis=1).reshape(-1, DIMENSION)
-    return arrays
+    for joined, part in (("proj", "proj"), ("proj_b", "proj_b"), ("ln_g_all", "ln_g"), ("ln_b_all", "ln_b")):
+        arrays[joined] = np.concatenate([arrays.pop(f"{part}{width}") for width in WIDTHS], axis=-1)
+    table = np.stack(chunks, axis=1).reshape(-1, DIMENSION)
+    return {name: array.astype(np.float32) for name, array in arrays.items()} | {"table": table}
 
 
-def features(weights: Arrays, ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-    """Encode texts: ids int32[B, L], padded anyhow, and lengths int32[B] -> float32[B, 512], unit norm."""
-    w = {name: array if name == "table" else array.astype(np.float32) for name, array in weights.items()}
-    epsilon = float(weights["eps"])
+def features(w: Mapping[str, Any], ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """Encode texts: weights, ids int32[B, L], padded anyhow, lengths int32[B] -> float32[B, 512], unit norm."""
     positions = tf.expand_dims(tf.range(tf.shape(ids)[1]), 0)
     mask = tf.expand_dims(tf.cast(positions < tf.expand_dims(lengths, 1), tf.float32), 2)
     chunk = tf.math.floormod(ids, CHUNKS)
     # Scaled by the chunk of each piece: the table stays uint8, a quarter of the size.
     tokens = tf.cast(tf.gather(w["table"], ids), tf.float32)
-    tokens = tokens * tf.expand_dims(tf.gather(w["scale"], chunk), 2) + tf.expand_dims(
-        tf.gather(w["lo"], chunk), 2
-    )
+    tokens *= tf.expand_dims(tf.gather(w["scale"], chunk), 2)
+    tokens += tf.expand_dims(tf.gather(w["lo"], chunk), 2)
 
-    kernel = np.concatenate([w[f"proj{width}"] for width in WIDTHS], axis=1)
-    bias, gain, shift = (
-        np.concatenate([w[f"{part}{width}"] for width in WIDTHS]) for part in ("proj_b", "ln_g", "ln_b")
-    )
-    projected = _normalise(_dense(tokens, kernel) + bias, gain, shift, epsilon)
+    projected = _normalise(tf.matmul(tokens, w["proj"]) + w["proj_b"], w["ln_g_all"], w["ln_b_all"])
     outputs = [tokens]
     for width, branch in zip(WIDTHS, tf.split(projected, len(WIDTHS), axis=2), strict=True):
         for layer in ("1", "2"):
             # Zero at the end of each text, as beyond its start: an n-gram never sees another text or padding.
             branch = branch * mask
-            branch += tf.nn.relu(_convolve(branch, w[f"w{layer}_{width}"], width) + w[f"b{layer}_{width}"])
+            kernel = tf.reshape(w[f"w{layer}_{width}"], [width, BRANCH, BRANCH])
+            branch += tf.nn.relu(tf.nn.conv1d(branch, kernel, 1, "SAME") + w[f"b{layer}_{width}"])
         outputs.append(branch)
-    states = _normalise(tf.concat(outputs, 2), w["ln_g"], w["ln_b"], epsilon)
+    states = _normalise(tf.concat(outputs, 2), w["ln_g"], w["ln_b"])
 
     count = tf.expand_dims(tf.cast(lengths, tf.float32), 1)
     total = tf.matmul(tf.reduce_sum(states * mask, 1), w["cnn_W"]) + count * w["cnn_b"]
@@ -103,20 +99,9 @@ def features(weights: Arrays, ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
     second = tf.nn.relu(tf.matmul(mean, w["p1"]) + tf.matmul(first, w["d1"]))
     third = tf.nn.relu(tf.matmul(second, w["d2"]))
     vector = tf.tanh(tf.matmul(second, w["p3"]) + tf.matmul(third, w["d3"]))
-    return vector * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(vector), 1, keepdims=True), epsilon))
+    return vector * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(vector), 1, keepdims=True), EPSILON))
 
 
-def _dense(x: tf.Tensor, kernel: npt.NDArray[Any]) -> tf.Tensor:
-    flat = tf.matmul(tf.reshape(x, [-1, kernel.shape[0]]), kernel)
-    shape = tf.shape(x)
-    return tf.reshape(flat, tf.stack([shape[0], shape[1], kernel.shape[1]]))
-
-
-def _convolve(x: tf.Tensor, kernel: npt.NDArray[Any], width: int) -> tf.Tensor:
-    """Apply a convolution over neighbouring tokens, stored as one matrix [width x 256, 256]."""
-    return tf.nn.conv1d(x, kernel.reshape(width, BRANCH, BRANCH), 1, "SAME")
-
-
-def _normalise(x: tf.Tensor, gain: npt.NDArray[Any], shift: npt.NDArray[Any], epsilon: float) -> tf.Tensor:
+def _normalise(x: tf.Tensor, gain: Any, shift: Any) -> tf.Tensor:
     x -= tf.reduce_mean(x, 2, keepdims=True)
-    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), 2, keepdims=True) + epsilon) * gain + shift
+    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), 2, keepdims=True) + EPSILON) * gain + shift

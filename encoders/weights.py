@@ -118,8 +118,8 @@ class _TorchUnpickler(pickle.Unpickler):
 def read_torch(data: bytes) -> dict[str, npt.NDArray[Any]]:
     """Read a state saved in PyTorch's legacy format, without PyTorch: name -> array.
 
-    The file is five pickles (magic number, protocol, sizes, state, keys of the storages), then for each key an
-    int64 count and raw values. Raises WeightsError for other types of tensors.
+    The file is five pickles (magic number, protocol, sizes, state, keys of the storages), then for each key
+    an int64 count and raw values. Raises WeightsError for other types of tensors.
     """
     file = io.BytesIO(data)
     try:

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from annoy import AnnoyIndex
 
 from catalogue_lookup.manifest import (
@@ -36,18 +35,14 @@ from catalogue_lookup.shard import AnnoyShard
 from encoders.bundle import Bundle
 from encoders.integrity import FileEntry, describe_file
 from pipelines import storage
-from pipelines.layout import ORDER, PRODUCT_ID, VECTOR, Index, Run, modality_vector, read_json, write_json
+from pipelines.items import ITEMS_BATCH_ROWS, BuildError, write_items
+from pipelines.layout import ORDER, PRODUCT_ID, Index, Run, read_json, write_json
 from pipelines.recall import VectorsFile, tune, vector_blocks
 from pipelines.runner import run_pipeline
 
-ITEMS_BATCH_ROWS = 8_192
 ITEMS = "items"
 
 _log = logging.getLogger(__name__)
-
-
-class BuildError(ValueError):
-    """The files of vectors cannot be made an index; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -143,67 +138,6 @@ def _place(files: Sequence[VectorsFile], item: int) -> tuple[VectorsFile, int]:
     raise IndexError(item)
 
 
-def write_items(settings: BuildSettings, path: Path) -> int:
-    """Write ids and columns of all items as an Arrow file of batches of 8,192 rows; returns the rows.
-
-    Raises:
-        BuildError: a file is not sorted, or has other columns or rows than told.
-    """
-    tables = _item_tables(settings)
-    first = next(tables, None)
-    schema = pa.schema([(PRODUCT_ID, pa.string()), (ORDER, pa.uint64())]) if first is None else first.schema
-    rows = 0
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        pending = [] if first is None else [first]
-        for table in tables:
-            pending.append(table)
-            if sum(part.num_rows for part in pending) >= ITEMS_BATCH_ROWS:
-                whole = pa.concat_tables(pending).combine_chunks()
-                cut = whole.num_rows - whole.num_rows % ITEMS_BATCH_ROWS
-                writer.write_table(whole.slice(0, cut), max_chunksize=ITEMS_BATCH_ROWS)
-                pending, rows = [whole.slice(cut)], rows + cut
-        if pending:
-            whole = pa.concat_tables(pending).combine_chunks()
-            writer.write_table(whole, max_chunksize=ITEMS_BATCH_ROWS)
-            rows += whole.num_rows
-    return rows
-
-
-def _item_tables(settings: BuildSettings) -> Iterator[pa.Table]:
-    hidden = {ORDER, PRODUCT_ID, VECTOR, *(modality_vector(modality) for modality in settings.modalities)}
-    schema: pa.Schema | None = None
-    last = (-1, "")
-    for file in settings.files:
-        with storage.open_input(file.path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
-            if parquet.metadata.num_rows != file.rows:
-                raise BuildError(f"{file.path} has {parquet.metadata.num_rows:,} rows instead of {file.rows:,}: fuse it again")
-            names = [PRODUCT_ID, ORDER, *(name for name in parquet.schema_arrow.names if name not in hidden)]
-            own = pa.schema([parquet.schema_arrow.field(name).remove_metadata() for name in names])
-            schema = schema or own
-            if own != schema:
-                raise BuildError(f"{file.path} has other columns than the file before: fuse all partitions by one run")
-            start = 0
-            for batch in parquet.iter_batches(ITEMS_BATCH_ROWS, columns=names, use_threads=False):
-                table = pa.Table.from_batches([batch]).select(names).replace_schema_metadata(None).cast(schema)
-                last = _check_sorted(table, last, file, start)
-                start += table.num_rows
-                yield table
-
-
-def _check_sorted(table: pa.Table, last: tuple[int, str], file: VectorsFile, start: int) -> tuple[int, str]:
-    """Check that rows follow the one order without a repeat; returns the last of them."""
-    orders = table[ORDER].to_numpy()
-    ids = table[PRODUCT_ID]
-    rows = [0, *(np.flatnonzero(orders[1:] <= orders[:-1]) + 1).tolist()] if len(orders) else []
-    for row in rows:
-        before = (int(orders[row - 1]), ids[row - 1].as_py()) if row else last
-        if (int(orders[row]), ids[row].as_py()) <= before:
-            raise BuildError(
-                f"row {start + row} of {file.path} is not after the row before by order and product_id: fuse it again"
-            )
-    return (int(orders[-1]), ids[-1].as_py()) if len(orders) else last
-
-
 def build_part(part: Part, settings: BuildSettings) -> dict[str, Any]:
     """Make one file of the version, and return its name, rows, size and hash; what is there is not made again."""
     done = settings.run.done("build", part.name)
@@ -212,7 +146,7 @@ def build_part(part: Part, settings: BuildSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / part.name
         if part.number is None:
-            rows = write_items(settings, path)
+            rows = write_items(settings.files, settings.modalities, path)
             name = "items-{}.arrow"
         else:
             build_annoy(part, settings, path)

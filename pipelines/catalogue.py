@@ -1,30 +1,25 @@
-"""Reading a catalogue: its shards, what their columns mean, and their rows as Arrow batches.
+"""Reading a catalogue: its shards, what their columns mean, and their rows as Arrow batches of one schema.
 
-Parquet, JSON lines, CSV and TSV, each also gzipped, by globs over any filesystem Beam knows. No shard and no row
-group is ever whole in memory.
+Parquet, JSON lines, CSV and TSV, each also gzipped, from local disk or any filesystem Beam knows. Neither a shard
+nor a row group is ever whole in memory: Parquet is streamed in batches, text in blocks of rows of at most 64 MB a row.
+A batch of `read_piece` has the columns of `batch_schema`; what could not be read is said in `problems`, row by row.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from pipelines import storage
-from pipelines.columns import ALIASES, ARROW, Kind, as_text, convert_column, find_alias, merge
-from pipelines.shards import CatalogueError, Shard, sniff, sources_of
-
-_log = logging.getLogger(__name__)
-
-BATCH_BYTES = 64 << 20
-BATCH_ROWS = 1024
-PIECE_ROWS = 65_536
-
-PROBLEM = pa.struct([("field", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+from pipelines import columns, parquet_shards, text_shards
+from pipelines.column_types import STRINGS, Path
+from pipelines.columns import Block, CellProblems
+from pipelines.layout import PRODUCT_ID
+from pipelines.picture_columns import BINARIES, path_lists, picture_lists
+from pipelines.schema import CatalogueOptions, CatalogueSchema, ShardColumns, resolve
+from pipelines.shards import CatalogueError, Piece, Shard, check_unchanged, list_shards
 
 __all__ = [
     "CatalogueError",
@@ -32,6 +27,7 @@ __all__ = [
     "CatalogueSchema",
     "Piece",
     "Shard",
+    "batch_schema",
     "inspect",
     "list_shards",
     "pieces",
@@ -39,319 +35,189 @@ __all__ = [
     "read_piece",
 ]  # fmt: skip
 
+PROBLEMS = pa.list_(pa.struct([("field", pa.string()), ("reason", pa.string()), ("detail", pa.string())]))
+# What is read of text shards to find their columns and types: of one, and of all together.
+_SAMPLE_BYTES = range(256 << 10, 8 << 20)
+_SAMPLES_BYTES = 256 << 20
+_READERS = 16
 
-@dataclass(frozen=True)
-class CatalogueOptions:
-    """What the user says of a catalogue.
-
-    Attributes:
-        patterns: files, folders or globs.
-        columns: canonical name -> source column; dots reach into nested fields.
-        text: columns that together make the text; default title and description, as far as they exist.
-        keep: columns to show and filter by; None keeps every scalar column and every list of strings.
-        max_pictures: pictures of a row that are used, at most.
-    """
-
-    patterns: tuple[str, ...]
-    columns: Mapping[str, str] = field(default_factory=dict)
-    text: tuple[str, ...] = ()
-    keep: tuple[str, ...] | None = None
-    max_pictures: int = 8
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CatalogueSchema:
-    """What the columns of all shards mean.
-
-    Attributes:
-        product_id: source of the product id.
-        text: sources of the text's parts, in order.
-        picture: source of the pictures, None where there is none.
-        picture_kind: whether they lie in the shards or are named by path.
-        price: source of the price, None where there is none.
-        kept: columns kept, title and price first.
-        kept_sources: source of each.
-        kinds: what each source column holds over all shards.
-        max_pictures: pictures of a row that are used, at most.
-    """
-
-    product_id: str
-    text: tuple[str, ...]
-    picture: str | None
-    picture_kind: Literal["bytes", "path"] | None
-    price: str | None
-    kept: pa.Schema
-    kept_sources: tuple[str, ...]
-    kinds: Mapping[str, Kind]
-    max_pictures: int
-
-    def sources(self, pictures: bool) -> list[str]:
-        """Return the source columns that reading needs, each once."""
-        named = [self.product_id, *self.text, *self.kept_sources, self.price]
-        if pictures or self.picture_kind == "path":
-            named.append(self.picture)
-        return list(dict.fromkeys(name for name in named if name is not None))
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a shard that is read at once: of Parquet some row groups, of other formats the whole shard."""
-
-    shard: Shard
-    index: int
-    first_row: int
-    row_groups: tuple[int, ...] | None
-    rows: int | None
-
-
-def list_shards(patterns: Sequence[str]) -> list[Shard]:
-    """List the shards that paths, folders and globs name, sorted by URI.
-
-    Hidden files and those that begin with "_" are left out, as are files of 0 bytes, which are logged.
-
-    Raises:
-        CatalogueError: a pattern names no file, or a file of no known format.
-    """
-    found: dict[str, Shard] = {}
-    for pattern in patterns:
-        local = storage.local_path(pattern)
-        folder = pattern.endswith("/") or (local is not None and local.is_dir())
-        infos = storage.list_folder(pattern, "*") if folder else storage.list_files(pattern)
-        for info in infos:
-            name = info.path.rsplit("/", 1)[-1]
-            if name.startswith((".", "_")):
-                continue
-            if info.size == 0:
-                _log.warning("%s has 0 bytes and is left out", info.path)
-                continue
-            shard = sniff(info)
-            if shard is not None:
-                found[info.path] = shard
-            elif info.path == pattern:
-                raise CatalogueError(f"{pattern} is of no known format: name it .parquet, .jsonl, .csv or .tsv (or .gz of one)")
-        if not any(info.path in found for info in infos):
-            raise CatalogueError(f"no catalogue file matches '{pattern}' (.parquet, .jsonl, .csv, .tsv, each also .gz)")
-    return [dataclasses.replace(found[uri], index=number) for number, uri in enumerate(sorted(found))]
+def batch_schema(schema: CatalogueSchema) -> pa.Schema:
+    """Return the columns of the batches of `read_piece`."""
+    return pa.schema(
+        [
+            ("row", pa.int64()),
+            ("row_group", pa.int32()),
+            (PRODUCT_ID, pa.string()),
+            ("text", STRINGS),
+            ("picture_bytes", BINARIES),
+            ("picture_paths", STRINGS),
+            ("price", pa.string()),
+            ("kept", pa.struct(list(schema.kept))),
+            # A null field: the whole row could not be read.
+            ("problems", PROBLEMS),
+        ]
+    )
 
 
 def inspect(shards: Sequence[Shard], options: CatalogueOptions) -> CatalogueSchema:
-    """Look at footers and first blocks of all shards and find out what their columns mean.
+    """Find out what the columns of a catalogue mean, from Parquet footers and the beginnings of text shards.
+
+    Types are merged across shards. Of CSV and JSON lines they are known from the first 8 MB of a shard (less where
+    there are more than 32 of them); a later cell that does not fit is a problem of its row.
 
     Raises:
-        CatalogueError: a shard that cannot be read, a column that is not there, or nothing to encode.
+        CatalogueError: a shard is cut off, damaged or not what its suffix says; a mapped column is missing; there is
+            no product id, no row or nothing to encode.
     """
-    kinds: dict[str, Kind] = {}
-    wanted = [*options.columns.values(), *options.text, *(options.keep or ())]
-    for shard in shards:
-        for name, kind in sources_of(shard, wanted).items():
-            kinds[name] = merge(kinds[name], kind) if name in kinds else kind
-    names = list(kinds)
+    texts = sum(shard.format != "parquet" for shard in shards)
+    sample = min(max(_SAMPLES_BYTES // max(texts, 1), _SAMPLE_BYTES.start), _SAMPLE_BYTES.stop)
 
-    def source(canonical: str) -> str | None:
-        mapped = options.columns.get(canonical)
-        if mapped is not None:
-            if mapped not in kinds:
-                raise CatalogueError(
-                    f"catalogue has no column '{mapped}' (columns: {_shown(names)}), which --column maps to {canonical}"
-                )
-            return mapped
-        return find_alias(canonical, names)
+    def describe(shard: Shard) -> ShardColumns | None:
+        return parquet_shards.describe(shard) if shard.format == "parquet" else text_shards.describe(shard, sample)
 
-    for canonical in options.columns:
-        if canonical not in ALIASES:
-            raise CatalogueError(f"--column maps to '{canonical}'; it may be {', '.join(ALIASES)}")
-    roles = {canonical: source(canonical) for canonical in ALIASES}
-    product_id, picture = roles["product_id"], roles["picture"]
-    if product_id is None:
-        raise CatalogueError(
-            f"catalogue has no column 'product_id' (columns: {_shown(names)}): map it with --column product_id=NAME"
-        )
-
-    def named(name: str, flag: str) -> str:
-        found = roles.get(name) or (name if name in kinds else None)
+    with ThreadPoolExecutor(_READERS) as pool:
+        described = list(pool.map(describe, shards))
+    for shard, found in zip(shards, described, strict=True):
         if found is None:
-            raise CatalogueError(f"catalogue has no column '{name}' (columns: {_shown(names)}), which {flag} names")
-        return found
-
-    text = tuple(named(name, "--text") for name in options.text) or tuple(
-        column for column in (roles["title"], roles["description"]) if column is not None
-    )
-    picture_kind = _picture_kind(picture, kinds)
-    if picture_kind is None and "picture" in options.columns:
-        raise CatalogueError(f"the column '{picture}' holds neither pictures nor their paths ({kinds[picture or '']})")
-    if not text and picture_kind is None:
-        raise CatalogueError(
-            f"catalogue has no column with text or pictures (columns: {_shown(names)}): "
-            "map one with --column title=NAME or --column picture=NAME"
-        )
-    kept = _kept(options, roles, kinds, named)
-    return CatalogueSchema(
-        product_id, text, picture if picture_kind else None, picture_kind, roles["price"],
-        pa.schema([(name, pa.float64() if name == "price" else ARROW[kinds[origin]]) for name, origin in kept.items()]),
-        tuple(kept.values()), kinds, options.max_pictures,
-    )  # fmt: skip
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
-
-
-def _picture_kind(picture: str | None, kinds: Mapping[str, Kind]) -> Literal["bytes", "path"] | None:
-    kind = kinds.get(picture or "")
-    return {"bytes": "bytes", "string": "path", "strings": "path"}.get(kind or "")  # type: ignore[return-value]
-
-
-def _kept(options: CatalogueOptions, roles: Mapping[str, str | None], kinds: Mapping[str, Kind], named: Any) -> dict[str, str]:
-    canonical = {origin: name for name, origin in roles.items() if origin is not None and name != "picture"}
-    if options.keep is None:
-        origins = [name for name, kind in kinds.items() if kind in ARROW and "." not in name]
-        origins += [origin for origin in canonical if origin not in origins]
-    else:
-        origins = [named(name, "--keep") for name in options.keep]
-        origins += [origin for origin in (roles["title"], roles["price"]) if origin is not None and origin not in origins]
-    unkeepable = [name for name in origins if kinds[name] not in ARROW]
-    if unkeepable and options.keep is not None:
-        raise CatalogueError(f"the column '{unkeepable[0]}' holds {kinds[unkeepable[0]]}, which cannot be shown or filtered by")
-    kept = {canonical.get(origin, origin): origin for origin in origins if kinds[origin] in ARROW}
-    kept.pop("product_id", None)
-    first = {name: kept.pop(name) for name in ("title", "price") if name in kept}
-    return first | kept
+            _log.info("%s has no rows", shard.uri)
+    filled = [found for found in described if found is not None]
+    if not filled:
+        raise CatalogueError(f"the catalogue has no rows: all of its {len(shards)} files are empty")
+    schema = resolve(filled, options)
+    _log.info("columns: %s", ", ".join(f"{name} is {'.'.join(path)}" for name, path in schema.sources.items()))
+    return schema
 
 
 def pieces(shard: Shard) -> list[Piece]:
-    """Cut a shard into pieces: of Parquet row groups of at most 65,536 rows together, else the whole shard."""
-    if shard.format != "parquet":
-        return [Piece(shard, 0, 0, None, None)]
-    cut: list[Piece] = []
-    groups: list[int] = []
-    first = rows = 0
-    counts = shard.row_groups()
-    for group, count in enumerate(counts):
-        if groups and rows + count > PIECE_ROWS:
-            cut.append(Piece(shard, len(cut), first, tuple(groups), rows))
-            first, rows, groups = first + rows, 0, []
-        groups.append(group)
-        rows += count
-    if rows:
-        cut.append(Piece(shard, len(cut), first, tuple(groups), rows))
-    return cut
+    """Cut a shard into the parts that workers read: row groups of up to 65,536 rows of Parquet, else the whole."""
+    return parquet_shards.pieces(shard) if shard.format == "parquet" else [Piece(shard, 0, 0, None, None)]
 
 
 def read_piece(
-    piece: Piece, schema: CatalogueSchema, pictures: bool = True, batch_rows: int = BATCH_ROWS, batch_bytes: int = BATCH_BYTES
-) -> Iterator[pa.RecordBatch]:
-    """Read a piece as batches.
+    piece: Piece, schema: CatalogueSchema, pictures: bool = True, batch_rows: int = 1024, batch_bytes: int = 64 << 20,
+    stop_row: int | None = None,
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    """Read the rows of a piece.
+
+    Args:
+        piece: what to read.
+        schema: what the columns mean.
+        pictures: whether to read the pictures or their paths; else those columns are null.
+        batch_rows: rows of a batch, at most.
+        batch_bytes: bytes of a batch, about.
+        stop_row: row of the shard to stop before: a catalogue's first N rows are read shard after shard, each with
+            what is left of N, because what a text shard holds is known only when it is read.
 
     Yields:
-        Batches of at most `batch_rows` rows and about `batch_bytes`: row int64, row_group int32 (Parquet only),
-        product_id string, text list<string>, picture_bytes list<binary>, picture_paths list<string>, price string,
-        kept struct, problems list<struct<field, reason, detail>>. A row that cannot be read has one problem
-        without a field and nothing else.
+        Batches of `batch_schema(schema)`, at least one row each. Ids and prices are text as written (12.0 as "12"),
+        null where missing; of pictures the first `schema.max_pictures` are given, null where there is none.
 
     Raises:
-        CatalogueError: the shard is cut off or damaged, or changed since it was listed.
+        CatalogueError: the shard is cut off, damaged, or has changed since it was listed.
     """
-    piece.shard.check_unchanged()
-    sources = schema.sources(pictures)
-    for block in piece.shard.blocks(sources, piece.row_groups, piece.first_row, batch_rows, batch_bytes):
-        yield _as_batch(block.rows, block.groups, block.columns, block.broken, schema, pictures)
-    piece.shard.check_unchanged()
+    paths, size = schema.paths(pictures), batch_bytes
+    if piece.shard.format == "parquet":
+        blocks = parquet_shards.read_blocks(piece, paths, batch_rows, size, stop_row)
+    else:
+        blocks = text_shards.read_blocks(piece.shard, paths, batch_rows, size, stop_row)
+    for block in blocks:
+        yield to_batch(block, schema, pictures)
+    check_unchanged(piece.shard)
 
 
-def _as_batch(
-    rows: Sequence[int], groups: Sequence[int | None], columns: Mapping[str, pa.Array | list[Any]],
-    broken: Mapping[int, str], schema: CatalogueSchema, pictures: bool,
-) -> pa.RecordBatch:  # fmt: skip
-    size = len(rows)
-    problems: list[list[dict[str, Any]]] = [[] for _ in range(size)]
-    for position, detail in broken.items():
-        problems[position].append({"field": None, "reason": "unreadable_row", "detail": detail})
-    empty: list[Any] = [None] * size
-
-    def values(source: str | None) -> Any:
-        return empty if source is None else columns.get(source, empty)
-
-    kept = []
-    for column, source in zip(schema.kept, schema.kept_sources, strict=True):
-        kind: Kind = "string" if column.name == "price" else schema.kinds[source]
-        array, bad = convert_column(values(source), kind)
-        for position, detail in bad.items():
-            problems[position].append({"field": column.name, "reason": "bad_value", "detail": detail})
-        kept.append(pa.nulls(size, pa.float64()) if column.name == "price" else array)
-    parts = [_listed(values(source)) for source in schema.text]
-    texts = [[as_text(v) for part in parts for v in _flat(part[row])] for row in range(size)]
-    ids = [as_text(value).strip() or None if value is not None else None for value in _listed(values(schema.product_id))]
-    prices = [None if v is None or v == "" else as_text(v) if not isinstance(v, float) else repr(v)
-              for v in _listed(values(schema.price))]  # fmt: skip
-    data, paths = _pictures(values(schema.picture) if pictures or schema.picture_kind == "path" else empty, schema, size)
-    struct = pa.StructArray.from_arrays(kept, fields=list(schema.kept)) if kept else pa.array([{}] * size, pa.struct([]))
+def to_batch(block: Block, schema: CatalogueSchema, pictures: bool = True) -> pa.RecordBatch:
+    """Make the batch of a block of rows."""
+    problems = _Problems()
+    length, source = block.length, block.columns
+    product_ids, bad = columns.ids(source[schema.sources[PRODUCT_ID]])
+    problems.add(PRODUCT_ID, bad)
+    text, bad_parts = columns.parts([source[path] for path in schema.text_paths], length)
+    for name, bad in zip(schema.text, bad_parts, strict=True):
+        problems.add(name, bad)
+    inside, named = pa.nulls(length, BINARIES), pa.nulls(length, STRINGS)
+    if pictures and schema.picture_kind == "bytes":
+        inside, bad = picture_lists(source[schema.sources["picture"]], schema.max_pictures)
+        problems.add("picture", bad)
+    elif pictures and schema.picture_kind == "path":
+        named, bad = path_lists(source[schema.sources["picture"]], schema.max_pictures)
+        problems.add("picture", bad)
+    price = pa.nulls(length, pa.string())
+    if "price" in schema.sources:
+        price, bad = columns.prices(source[schema.sources["price"]])
+        problems.add("price", bad)
+    arrays = []
+    for field, path in zip(schema.kept, schema.kept_paths, strict=True):
+        array, bad = columns.kept(source[path], field.type)
+        arrays.append(array)
+        if field.name != "price":  # its text says what is wrong with it
+            problems.add(field.name, bad)
+    names = _names(schema)
+    for path, rows in block.bad_texts.items():
+        problems.add(names.get(path, ".".join(path)), dict.fromkeys(rows, "the text is not UTF-8"))
+    empty = pa.array([{}] * length, pa.struct([]))
+    kept = pa.StructArray.from_arrays(arrays, fields=list(schema.kept)) if arrays else empty
     return pa.record_batch(
-        {
-            "row": pa.array(rows, pa.int64()), "row_group": pa.array(groups, pa.int32()),
-            "product_id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.list_(pa.string())),
-            "picture_bytes": data, "picture_paths": paths, "price": pa.array(prices, pa.string()), "kept": struct,
-            "problems": pa.array(problems, pa.list_(PROBLEM)),
-        }
+        [
+            pa.array(range(block.first_row, block.first_row + length), pa.int64()),
+            pa.array([block.row_group] * length, pa.int32()),
+            product_ids, text, inside, named, price, kept, problems.column(length, block.unreadable),
+        ],
+        schema=batch_schema(schema),
     )  # fmt: skip
 
 
-def _listed(values: Any) -> list[Any]:
-    return values.to_pylist() if isinstance(values, pa.Array | pa.ChunkedArray) else values
+def _names(schema: CatalogueSchema) -> dict[Path, str]:
+    kept = dict(zip(schema.kept_paths, schema.kept.names, strict=True))
+    return {**kept, **{path: name for name, path in schema.sources.items()}}
 
 
-def _flat(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return [part for part in value if part is not None] if isinstance(value, list) else [value]
+class _Problems:
+    """What is wrong with the cells of a batch, once a cell."""
 
+    def __init__(self) -> None:
+        self._cells: dict[tuple[int, str], str] = {}
 
-def picture_parts(value: Any, limit: int) -> list[Any]:
-    """Return the pictures of one cell: bytes, or paths; of Hugging Face structs the bytes, else the path."""
-    parts = []
-    for part in value if isinstance(value, list) else [value]:
-        if isinstance(part, Mapping):
-            part = next((part[name] for name in ("bytes", "path", "url", "src") if part.get(name) is not None), None)
-        if part is not None and part != "":
-            parts.append(part)
-    return parts[:limit]
+    def add(self, name: str, cells: CellProblems) -> None:
+        for row, detail in cells.items():
+            self._cells.setdefault((row, name), detail)
 
-
-def _pictures(values: Any, schema: CatalogueSchema, size: int) -> tuple[pa.Array, pa.Array]:
-    cells = [picture_parts(value, schema.max_pictures) or None for value in _listed(values)]
-    if schema.picture_kind == "bytes":
-        found = [None if cell is None else [p for p in cell if isinstance(p, bytes)] or None for cell in cells]
-        return pa.array(found, pa.list_(pa.binary())), pa.nulls(size, pa.list_(pa.string()))
-    paths = [None if cell is None else [as_text(part) for part in cell] for cell in cells]
-    return pa.nulls(size, pa.list_(pa.binary())), pa.array(paths, pa.list_(pa.string()))
+    def column(self, length: int, unreadable: Mapping[int, str]) -> pa.Array:
+        if not self._cells and not unreadable:
+            return pa.nulls(length, PROBLEMS)
+        found: list[list[dict[str, str | None]] | None] = [None] * length
+        for (row, name), detail in self._cells.items():
+            if row not in unreadable:
+                found[row] = [*(found[row] or ()), {"field": name, "reason": "bad_value", "detail": detail}]
+        for row, detail in unreadable.items():
+            found[row] = [{"field": None, "reason": "unreadable_row", "detail": detail}]
+        return pa.array(found, PROBLEMS)
 
 
 def read_pictures(
-    shard: Shard, rows: Sequence[int], row_groups: Sequence[int] | None, schema: CatalogueSchema
-) -> Iterator[tuple[int, list[bytes | None]]]:
-    """Read the pictures of some rows of a shard, and of Parquet only the row groups they lie in.
+    shard: Shard, rows: Sequence[int], row_groups: Sequence[int] | None, schema: CatalogueSchema,
+    batch_bytes: int = 64 << 20,
+) -> Iterator[tuple[int, list[bytes | None]]]:  # fmt: skip
+    """Read the pictures of some rows that lie inside a shard, as `read_piece` gives them.
+
+    Only the row groups of these rows are read, and only their pictures become Python objects.
 
     Args:
-        shard: a shard with pictures inside.
-        rows: row numbers, ascending.
-        row_groups: the row groups they lie in, ascending.
-        schema: of the catalogue.
+        shard: a Parquet file.
+        rows: 0-based rows of the shard, sorted.
+        row_groups: the row groups they are in; None: found by the footer.
+        schema: what the columns mean; `picture_kind` is "bytes".
+        batch_bytes: bytes of pictures in memory, about.
 
     Yields:
-        Each row's number with its pictures.
+        Row and its pictures, in the order of `rows`.
 
     Raises:
-        CatalogueError: the shard is damaged, or changed since it was listed.
+        CatalogueError: the shard is damaged, or has changed since it was listed.
     """
-    assert schema.picture is not None
-    shard.check_unchanged()
-    wanted, next_row = iter(rows), -1
-    next_row = next(wanted, -1)
-    for first, values in shard.picture_cells(schema.picture, row_groups):
-        while first <= next_row < first + len(values):
-            cell = values[next_row - first].as_py()
-            yield next_row, [part for part in picture_parts(cell, schema.max_pictures) if isinstance(part, bytes)]
-            next_row = next(wanted, -1)
-        if next_row < 0:
-            break
-    shard.check_unchanged()
-
+    if schema.picture_kind != "bytes" or shard.format != "parquet":
+        raise CatalogueError(f"{shard.uri} has no pictures inside: they are named by path")
+    path, most = schema.sources["picture"], schema.max_pictures
+    yield from parquet_shards.read_pictures(shard, rows, row_groups, path, most, batch_bytes)

@@ -106,9 +106,11 @@ def exit_code(error: Exception) -> int | None:
     """Return the exit code of an error that is a sentence for the user, None for any other."""
     if isinstance(error, ConfigError):
         return BAD_FLAG
-    codes = {"CatalogueError": BAD_FLAG, "WhereError": BAD_FLAG, "UnknownProductError": BAD_FLAG, "StageError": BAD_FLAG,
-             "BundleError": BAD_FLAG, "TowerError": BAD_FLAG, "RejectRateError": REJECTS, "StorageError": STORAGE,
-             "PublishError": REFUSED, "IntegrityError": STORAGE, "IndexError_": STORAGE}  # fmt: skip
+    flags = ("CatalogueError", "WhereError", "UnknownProductError", "StageError", "BundleError", "TowerError", "QueryError",
+             "FusionError", "ApplicationError", "SavedModelError")  # fmt: skip
+    codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError"), FAILED)
+    codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED}
+    codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError"), STORAGE)
     return next((codes[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in codes), None)
 
 

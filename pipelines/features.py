@@ -106,7 +106,7 @@ class Space:
             write_json(path, content)
 
 
-def content_hash(picture: bytes) -> bytes:
+def content_hash(picture: bytes | memoryview) -> bytes:
     """Return the BLAKE2b-128 of a picture's bytes."""
     return hashlib.blake2b(picture, digest_size=KEY_BYTES).digest()
 

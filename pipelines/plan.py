@@ -54,8 +54,8 @@ def drop_duplicates(rows: pa.Table, shards: Sequence[str], rejects: Rejects) -> 
         return rows
     again = np.concatenate([[False], pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)])
     first = np.maximum.accumulate(np.where(again, 0, np.arange(len(again))))
-    for position in np.flatnonzero(again):
-        kept, row = rows.slice(first[position], 1), rows.slice(position, 1)
+    for position in np.flatnonzero(again).tolist():
+        kept, row = rows.slice(int(first[position]), 1), rows.slice(position, 1)
         rejects.add(
             ids[position].as_py(), shards[row[SHARD][0].as_py()], row[ROW][0].as_py(), None, "duplicate_product_id",
             f"row {kept[ROW][0]} of {shards[kept[SHARD][0].as_py()]} has the same product id",
@@ -85,8 +85,8 @@ def _resolve_pictures(rows: pa.Table, partition: Partition, settings: PlanSettin
         places[number] = [place for place, _ in readable]
         hashes.append([content.content for _, content in readable] or None)
     keep = np.ones(rows.num_rows, dtype=bool)
-    for number in np.flatnonzero([bool(errors) for errors in bad]):
-        keep[number] = _reject_pictures(rows, int(number), bad[number], bool(hashes[number]), settings, rejects)
+    for number in np.flatnonzero([bool(errors) for errors in bad]).tolist():
+        keep[number] = _reject_pictures(rows, number, bad[number], bool(hashes[number]), settings, rejects)
     pictures.remember(settings.index, partition, settings.run.id,
                       {place: content for place, content in seen.items() if isinstance(content, pictures.Seen)})  # fmt: skip
     position = rows.schema.get_field_index("pictures")

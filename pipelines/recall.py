@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,22 @@ class Queries:
     items: npt.NDArray[np.int64]
 
 
+@contextmanager
+def open_vectors(file: VectorsFile) -> Iterator[pq.ParquetFile]:
+    """Open a file of vectors for the block.
+
+    Raises:
+        StorageError: it is no whole Parquet file.
+    """
+    try:
+        with storage.open_input(file.path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+            yield parquet
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, storage.StorageError):
+            raise
+        raise storage.StorageError(f"{file.path} cannot be read: {error}; fuse it again") from error
+
+
 def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int) -> Iterator[tuple[int, Float32]]:
     """Yield blocks of the vectors of items `first` to `stop - 1`: the block's first item and float32[B, D]."""
     start = 0
@@ -61,7 +78,7 @@ def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int) -> Iterat
 
 
 def _blocks_of(file: VectorsFile, start: int, first: int, stop: int) -> Iterator[tuple[int, Float32]]:
-    with storage.open_input(file.path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+    with open_vectors(file) as parquet:
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if start < stop and start + rows > first:
@@ -101,7 +118,7 @@ def _rows(files: Sequence[VectorsFile], wanted: npt.NDArray[np.int64]) -> Iterat
     for file in files:
         inside = wanted[(wanted >= start) & (wanted < start + file.rows)]
         if len(inside):
-            with storage.open_input(file.path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+            with open_vectors(file) as parquet:
                 columns = [name for name in parquet.schema_arrow.names if name.endswith(VECTOR)]
                 at = start
                 for group in range(parquet.num_row_groups):

@@ -125,10 +125,10 @@ def report(job: Job) -> Report:
             counts[stage] = read_json(path)
     rejected: dict[str, int] = {}
     fields: dict[str, int] = {}
-    for stage in counts.values():
-        for reason, count in stage.get("rejected", {}).items():
+    for found in counts.values():
+        for reason, count in found.get("rejected", {}).items():
             rejected[reason] = rejected.get(reason, 0) + count
-        for reason, count in stage.get("rejected_fields", {}).items():
+        for reason, count in found.get("rejected_fields", {}).items():
             fields[reason] = fields.get(reason, 0) + count
     paths = {"run": job.run.folder}
     if "build" in counts:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from encoders.bundle import BundleError
+from encoders.integrity import IntegrityError
+from encoders.towers import TowerError
 from pipelines.catalogue import CatalogueError
 from pipelines.config import ConfigError
 from pipelines.storage import StorageError
 
 # The errors of ours that a worker may raise; Beam hands them to the driver as text.
-_OURS = {error.__name__: error for error in (CatalogueError, StorageError, ConfigError)}
+_OURS = {
+    error.__name__: error for error in (BundleError, CatalogueError, ConfigError, IntegrityError, StorageError, TowerError)
+}
 _RAISED = re.compile(r"^(?:[\w.]*\.)?(?P<name>\w+): (?P<text>.*?)(?: \[while running '[^']*'\])?$", re.DOTALL)
 
 
@@ -28,7 +34,7 @@ def check_flags(flags: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for options in _option_classes(PipelineOptions):
         try:
-            options._add_argparse_args(parser)
+            options._add_argparse_args(cast(Any, parser))
         except argparse.ArgumentError:
             # A class that declares a flag again keeps the first declaration, as in Beam itself.
             continue

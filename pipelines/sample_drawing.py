@@ -35,7 +35,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def accent(colour: Colour, strength: float) -> Colour:
-    """Give a tone of the same hue that stands out from `colour`: lighter for dark ones, darker for light ones."""
+    """Give a tone of the same hue that stands out: lighter for a dark colour, darker for a light one."""
     return shade(colour, 1 + strength) if sum(colour) < 330 else shade(colour, 1 - strength)
 
 
@@ -78,13 +78,13 @@ def smooth(points: Points, steps: int = 5) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in curve.reshape(-1, 2)]
 
 
-def metal(pen: Pen) -> Colour:
+def metal_of(pen: Pen) -> Colour:
     """Choose gold or steel."""
     return GOLD if pen.rng.random() < 0.5 else STEEL
 
 
 class Pen:
-    """Draws in an object's own square, x and y in [-1, 1] with y down, that is moved, scaled and turned on a layer.
+    """Draws in an object's own square, x and y in [-1, 1] with y down, placed, scaled and turned on a layer.
 
     Attributes:
         layer: picture of CANVAS pixels a side, its fourth band 255 where the object is and 0 elsewhere.
@@ -103,7 +103,7 @@ class Pen:
         self.scale = CANVAS * rng.uniform(0.25, 0.42)
         room = max(CANVAS / 2 - self.scale * 1.04, 0.0)
         self.centre = CANVAS / 2 + rng.uniform(-1, 1, 2) * room
-        angle = math.radians(float(np.clip(rng.normal(0, 6), -14, 14)))
+        angle = math.radians(float(np.clip(rng.normal(0, 4.5), -11, 11)))
         self._cos, self._sin = math.cos(angle), math.sin(angle)
         self._flip = -1.0 if rng.random() < 0.5 else 1.0
         self._stretch = rng.uniform(0.9, 1.08)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import colorsys
 import functools
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from pipelines.sample_drawing import CANVAS, SIDE, Colour, Pen, accent, shade
 
@@ -22,8 +22,8 @@ Floats = npt.NDArray[np.float32]
 
 def draw_place(rng: np.random.Generator) -> Image.Image:
     """Draw a place of SIDE pixels: mostly a room, else a tabletop, the outdoors, or a studio's paper."""
-    place = rng.choice(["room", "table", "outdoors", "studio"], p=[0.55, 0.2, 0.15, 0.1])
-    return _PLACES[place](rng).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    draw = _PLACES[int(rng.choice(len(_PLACES), p=_PLACE_SHARES))]
+    return draw(rng).filter(ImageFilter.BoxBlur(0.6)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
 def _tone(
@@ -207,58 +207,52 @@ def _vase(draw: Draw, x: float, y: float, size: float, colour: Colour, rng: np.r
     draw.ellipse((x - w, y - w, x + w, y + w * 1.4), fill=colour)
 
 
-_PLACES: Mapping[str, Callable[[np.random.Generator], Image.Image]] = {
-    "room": _room, "table": _tabletop, "outdoors": _outdoors, "studio": _studio,
-}  # fmt: skip
+_PLACES = (_room, _tabletop, _outdoors, _studio)
+_PLACE_SHARES = (0.55, 0.2, 0.15, 0.1)
 
 
 def photograph(pen: Pen, standing: bool, rng: np.random.Generator) -> bytes:
     """Put the drawn object into a place and take the photo; returns a JPEG of SIDE x SIDE pixels.
 
-    standing: it stands on a floor and casts its shadow there; otherwise it lies or hangs flat, its shadow beside it.
+    standing: it stands on a floor, its shadow under it; otherwise it lies or hangs flat, its shadow beside.
     """
     layer = pen.layer.reduce(2)
-    alpha = layer.getchannel("X")
-    scene = np.asarray(draw_place(rng), np.float32) * _shadow(alpha, pen, standing, rng)
-    cover = np.asarray(alpha, np.float32)[..., None] / 255
-    thing = np.asarray(layer)[..., :3] * _relief(alpha, rng)
-    scene += (thing - scene) * cover
+    cover = layer.getchannel("X")
+    scene = draw_place(rng)
+    scene.paste((10, 10, 14), mask=_shadow(cover, pen, standing, rng))
+    scene.paste(ImageChops.multiply(layer.convert("RGB"), _relief(cover, rng)), mask=cover)
     return _develop(scene, rng)
 
 
-def _shadow(alpha: Image.Image, pen: Pen, standing: bool, rng: np.random.Generator) -> Floats:
-    """Return how much light the shadow leaves: float32[SIDE, SIDE, 1] in 0..1."""
+def _shadow(cover: Image.Image, pen: Pen, standing: bool, rng: np.random.Generator) -> Image.Image:
+    """Return the shadow of an object that covers `cover` (L): L, 0 where there is none."""
     unit = SIDE / 4 / CANVAS
     depth = float(rng.uniform(0.35, 0.65))
-    small = alpha.reduce(4)
+    small = cover.reduce(4)
     x, reach = float(pen.centre[0]) * unit, pen.scale * unit
     if standing:
-        ground = Image.new("L", small.size)
-        low = (alpha.getbbox() or (0, 0, SIDE, SIDE))[3] / 4
+        low = (cover.getbbox() or (0, 0, SIDE, SIDE))[3] / 4
         slide = rng.uniform(-0.2, 0.2) * reach
         flat = reach * rng.uniform(0.1, 0.2)
-        ImageDraw.Draw(ground).ellipse(
-            (x - reach * 0.85 + slide, low - flat, x + reach * 0.85 + slide, low + flat * 0.7), fill=255
-        )
-        small = ground.filter(ImageFilter.GaussianBlur(1.6))
+        small = Image.new("L", small.size)
+        left, right = x + slide - reach * 0.85, x + slide + reach * 0.85
+        ImageDraw.Draw(small).ellipse((left, low - flat, right, low + flat * 0.7), fill=255)
     else:
         dx, dy = rng.uniform(-0.16, 0.16) * reach, rng.uniform(0.04, 0.16) * reach
-        small = small.transform(small.size, Image.Transform.AFFINE, (1, 0, -dx, 0, 1, -dy)).filter(
-            ImageFilter.GaussianBlur(1.4)
-        )
-    mask = small.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return (1 - depth / 255 * np.asarray(mask, np.float32))[..., None]
+        small = small.transform(small.size, Image.Transform.AFFINE, (1, 0, -dx, 0, 1, -dy))
+    small = small.filter(ImageFilter.GaussianBlur(1.5)).point([int(value * depth) for value in range(256)])
+    return small.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
-def _relief(alpha: Image.Image, rng: np.random.Generator) -> Floats:
-    """Return light on the object, float32[SIDE, SIDE, 1]: it bulges, and one side is lit."""
-    height = alpha.reduce(4).filter(ImageFilter.BoxBlur(4))
-    bulge = np.asarray(height, np.float32) / 255
+def _relief(cover: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return light on the object, RGB from dark to 255: it bulges, and one side is lit."""
+    bulge = np.asarray(cover.reduce(4).filter(ImageFilter.BoxBlur(4)), np.float32)
     dx, dy = int(rng.choice([-3, -2, 2, 3])), int(rng.integers(1, 4))
     slope = np.roll(bulge, (dy, dx), (0, 1)) - np.roll(bulge, (-dy, -dx), (0, 1))
-    light = 0.9 + 0.12 * bulge - rng.uniform(0.25, 0.6) * slope
-    levels = Image.fromarray(np.clip(light * 160, 0, 255).astype(np.uint8))
-    return (np.asarray(levels.resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32) / 160)[..., None]
+    light = 210 + 0.12 * bulge - rng.uniform(0.25, 0.6) * slope
+    small = Image.fromarray(np.clip(light, 0, 255).astype(np.uint8))
+    grey = small.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return Image.merge("RGB", (grey, grey, grey))
 
 
 @functools.cache
@@ -269,15 +263,21 @@ def _noise() -> Floats:
     return mixed
 
 
-def _develop(scene: Floats, rng: np.random.Generator) -> bytes:
-    """Expose a scene, float32[SIDE, SIDE, 3], with a colour cast, dark corners and noise; returns a JPEG."""
-    gains = rng.uniform(0.8, 1.12) * rng.uniform(0.94, 1.06, 3)
-    axis = np.linspace(-1, 1, SIDE, dtype=np.float32)
-    corners = 1 - np.float32(rng.uniform(0, 0.14)) * (axis[:, None, None] ** 2 + axis[None, :, None] ** 2)
-    scene *= gains.astype(np.float32) * corners
+@functools.cache
+def _distance() -> Floats:
+    """Return squared distances from the photo's centre, float32[SIDE, SIDE, 3]: 2 in the corners."""
+    square = np.linspace(-1, 1, SIDE, dtype=np.float32) ** 2
+    return np.repeat((square[:, None] + square)[..., None], 3, axis=2)
+
+
+def _develop(scene: Image.Image, rng: np.random.Generator) -> bytes:
+    """Expose a scene with a colour cast, dark corners and noise; returns a JPEG."""
+    gains = rng.uniform(0.84, 1.16) * rng.uniform(0.94, 1.06, 3)
+    exposed = scene.point([min(255, int(value * gain)) for gain in gains.tolist() for value in range(256)])
+    pixels = np.asarray(exposed) * (1 - np.float32(rng.uniform(0, 0.14)) * _distance())
     x, y = rng.integers(0, _NOISE - SIDE, 2)
-    scene += _noise()[y : y + SIDE, x : x + SIDE] * np.float32(rng.uniform(1.5, 5))
+    pixels += _noise()[y : y + SIDE, x : x + SIDE] * np.float32(rng.uniform(1.5, 5))
     stream = io.BytesIO()
-    photo = Image.fromarray(np.clip(scene, 0, 255).astype(np.uint8))
+    photo = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     photo.save(stream, "JPEG", quality=int(rng.integers(84, 93)))
     return stream.getvalue()

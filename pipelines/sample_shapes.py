@@ -9,14 +9,14 @@ import numpy as np
 from pipelines.sample_drawing import (
     DARK,
     GOLD,
+    STEEL,
     WHITE,
     WOOD,
-    STEEL,
     Colour,
     Pen,
     accent,
     box,
-    metal,
+    metal_of,
     mirror,
     oval,
     shade,
@@ -43,7 +43,7 @@ def _handbag(pen: Pen) -> None:
             ]
         )
     )
-    metal = metal(pen)
+    metal = metal_of(pen)
     if pen.rng.random() < 0.5:
         pen.fabric(
             smooth(
@@ -76,7 +76,7 @@ def _backpack(pen: Pen) -> None:
     pen.stroke([(-wide + 0.14, 0.28), (wide - 0.14, 0.28)], 0.04, accent(pen.colour, 0.6))
     pen.stroke(oval(0, -0.12, wide - 0.08, 0.56, 195, 345), 0.035, accent(pen.colour, 0.6))
     pen.fill(box(-0.14, -0.4, 0.14, -0.24), shade(pen.colour, 0.5))
-    pen.stroke([(wide - 0.2, 0.28), (wide - 0.2, 0.42)], 0.035, metal(pen))
+    pen.stroke([(wide - 0.2, 0.28), (wide - 0.2, 0.42)], 0.035, metal_of(pen))
 
 
 def _mug(pen: Pen) -> None:

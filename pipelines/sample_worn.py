@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.sample_drawing import DARK, GOLD, WHITE, Pen, accent, box, metal, mirror, oval, shade, smooth
+from pipelines.sample_drawing import (
+    DARK,
+    GOLD,
+    WHITE,
+    Pen,
+    accent,
+    box,
+    metal_of,
+    mirror,
+    oval,
+    shade,
+    smooth,
+)
 
 
 def t_shirt(pen: Pen) -> None:
@@ -48,7 +60,7 @@ def trousers(pen: Pen) -> None:
         pen.stroke([(side * 0.22, -0.84), (side * 0.39, -0.62)], 0.025)
         pen.stroke([(side * 0.26, -0.5), (side * spread, 0.95)], 0.015)
         pen.stroke([(side * 0.18, -0.98), (side * 0.18, -0.84)], 0.03)
-    pen.fill(oval(0, -0.92, 0.03, 0.03), metal(pen))
+    pen.fill(oval(0, -0.92, 0.03, 0.03), metal_of(pen))
 
 
 def sneaker(pen: Pen) -> None:
@@ -147,7 +159,7 @@ def hat(pen: Pen) -> None:
 def wrist_watch(pen: Pen) -> None:
     """Draw a wrist watch, its strap open."""
     face, strap = pen.rng.uniform(0.42, 0.5), pen.rng.uniform(0.24, 0.31)
-    metal = metal(pen)
+    metal = metal_of(pen)
     pen.fabric([(-strap, -0.3), (-strap * 0.8, -1), (strap * 0.8, -1), (strap, -0.3)])
     pen.fabric([(-strap, 0.3), (-strap * 0.8, 1), (strap * 0.8, 1), (strap, 0.3)])
     pen.stroke(box(-strap * 0.75, -0.98, strap * 0.75, -0.86), 0.05, metal)
@@ -167,20 +179,22 @@ def wrist_watch(pen: Pen) -> None:
 
 
 def sunglasses(pen: Pen) -> None:
-    """Draw sunglasses from the front."""
-    round_, drop, thick = pen.rng.uniform(0.14, 0.3), pen.rng.uniform(0.3, 0.4), pen.rng.uniform(0.1, 0.15)
+    """Draw sunglasses from the front, their arms folded back."""
+    drop, round_, thick = pen.rng.uniform(0.52, 0.72), pen.rng.uniform(0.0, 0.1), pen.rng.uniform(0.1, 0.15)
     tint = [(52, 50, 58), (74, 56, 40), (46, 62, 66)][int(pen.rng.integers(3))]
+    pen.fabric([(-0.2, -0.26), (0, -0.2), (0.2, -0.26), (0.2, -0.06), (0, -0.02), (-0.2, -0.06)], 0.9)
     for side in (-1, 1):
-        pen.fabric([(side * 0.9, -0.22), (side * 1.0, -0.2), (side * 0.8, -0.62), (side * 0.7, -0.62)], 0.7)
-        pen.fabric(_lens(side, drop + thick, round_ + thick * 0.6, 0.46 + thick))
-        pen.fill(_lens(side, drop, round_, 0.46), tint)
-        pen.fill(
-            [(side * 0.5 - 0.26, -0.16), (side * 0.5 - 0.1, -0.2), (side * 0.5 - 0.22, 0.1)], shade(tint, 1.3)
-        )
-        pen.stroke([(side * 0.93, -0.26), (side * 0.99, -0.26)], 0.06, metal(pen))
-    pen.stroke(oval(0, -0.06, 0.14, 0.12, 190, 350), thick, shade(pen.colour, 0.92))
+        arm = [(0.86, -0.3), (1.0, -0.26), (0.84, -0.66), (0.74, -0.68)]
+        pen.fabric([(side * x, y) for x, y in arm], 0.7)
+        pen.fabric(_lens(side, drop, round_, thick))
+        pen.fill(_lens(side, drop, round_, 0.0), tint)
+        x = side * 0.5
+        pen.fill([(x - 0.24, -0.14), (x - 0.12, -0.16), (x - 0.2, 0.08)], shade(tint, 1.3))
+        pen.stroke([(side * 0.9, -0.24), (side * 0.97, -0.24)], 0.05, metal_of(pen))
 
 
-def _lens(side: int, drop: float, round_: float, wide: float) -> list[tuple[float, float]]:
-    half, middle = wide * 0.88, side * 0.5
-    return box(middle - half, -drop * 0.85, middle + half, drop * 1.05, min(round_, drop * 0.9, half))
+def _lens(side: int, drop: float, round_: float, rim: float) -> list[tuple[float, float]]:
+    inner, outer, top, bottom = 0.15 - rim * 0.6, 0.84 + rim, -0.24 - rim, drop - 0.24 + rim
+    corners = [(inner, top + 0.05), (0.5, top - 0.03), (outer, top), (outer - 0.03, bottom - 0.26)]
+    lower = [(0.66, bottom - round_ * 0.4), (0.4, bottom), (inner + 0.07, bottom - 0.22 + round_)]
+    return smooth([(side * x, y) for x, y in [*corners, *lower]])

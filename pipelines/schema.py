@@ -10,7 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from pipelines.column_types import Path, find_path, is_list, kept_type, merge_types, plain_type
+from pipelines.column_types import PATH_FIELDS, Path, find_path, is_list, kept_type, merge_types, plain_type
 from pipelines.layout import MODALITIES, ORDER, PRODUCT_ID, VECTOR, modality_vector
 from pipelines.shards import CatalogueError
 
@@ -177,7 +177,7 @@ def _resolve_names(columns: _Columns, options: CatalogueOptions) -> tuple[dict[s
         if not _fits(name, found[1]):
             raise CatalogueError(f"{flag}: {_unfit(source, found[1])}")
         sources[name], types[name] = found
-    taken = {path for path in sources.values()}
+    taken = set(sources.values())
     for name, aliases in ALIASES.items():
         if name in sources:
             continue
@@ -233,7 +233,8 @@ def _kind_of_picture(kind: pa.DataType) -> Literal["bytes", "path"] | None:
         fields = {one.name: one.type for one in inner}
         if "bytes" in fields and pa.types.is_binary(fields["bytes"]):
             return "bytes"
-        return "path" if pa.types.is_string(fields.get("path", pa.null())) else None
+        paths = (fields.get(name, pa.null()) for name in PATH_FIELDS)
+        return "path" if any(pa.types.is_string(path) for path in paths) else None
     if pa.types.is_binary(inner):
         return "bytes"
     return "path" if pa.types.is_string(inner) else None
@@ -269,7 +270,7 @@ def _keep(
     columns: _Columns, sources: Mapping[str, Path], types: Mapping[str, pa.DataType], picture: str | None,
     options: CatalogueOptions,
 ) -> tuple[pa.Schema, tuple[Path, ...]]:  # fmt: skip
-    named = {path: name for name, path in reversed(sources.items())}
+    named = {path: name for name, path in reversed(list(sources.items()))}
     wanted: dict[str, tuple[Path, pa.DataType]] = {
         name: (sources[name], types[name]) for name in ("title", "price") if name in sources
     }

@@ -12,9 +12,10 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -319,13 +320,14 @@ def _encode(job: Job) -> dict[str, Any]:
             job.config.max_pixels,
         )  # fmt: skip
         elements = [name for name in names if modality == "picture" or not name.startswith("shards-")]
-        counters = run_pipeline(
-            lambda p, settings=settings, elements=elements: p | "Elements" >> beam.Create(elements) | Encode(settings),
-            job.flags,
-        )
+        counters = run_pipeline(partial(_encode_elements, elements=elements, settings=settings), job.flags)
         job.encoded[modality] = counts["items"][modality] = counters.get(f"{modality}_items", 0)
         counts["truncated"][modality] = counters.get(f"{modality}_truncated", 0)
     return counts
+
+
+def _encode_elements(pipeline: beam.Pipeline, elements: Sequence[str], settings: EncodeSettings) -> object:
+    return pipeline | "Elements" >> beam.Create(elements) | Encode(settings)
 
 
 def collect(job: Job) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import pyarrow as pa
 from encoders.bundle import Bundle, ViewSettings, write_bundle
 from encoders.fusion import Fusion
 from encoders.presets import build_tower
-from encoders.towers import TowerSpec
+from encoders.towers import Modality, TowerSpec
 from encoders.training import TrainingSettings, train_heads
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, stages, storage
@@ -47,8 +47,9 @@ _log = logging.getLogger(__name__)
 
 def ensure_towers(config: Config) -> dict[str, tuple[str, TowerSpec]]:
     """Build the towers the configuration names, unless the index has them; returns folder and specification of each."""
-    towers = {}
-    for modality, spec in (("picture", config.picture_tower), ("text", config.text_tower)):
+    towers: dict[str, tuple[str, TowerSpec]] = {}
+    wanted: tuple[tuple[Modality, str], ...] = (("picture", config.picture_tower), ("text", config.text_tower))
+    for modality, spec in wanted:
         if spec:
             name = f"{modality}-{hashlib.blake2b(spec.encode(), digest_size=8).hexdigest()}"
             folder = storage.join(Index(config.index).towers, name)
@@ -60,7 +61,7 @@ def ensure_towers(config: Config) -> dict[str, tuple[str, TowerSpec]]:
     return towers
 
 
-def _build(spec: str, modality: str, folder: str) -> None:
+def _build(spec: str, modality: Modality, folder: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         built = Path(temporary) / "tower"
         build_tower(spec, modality, built)
@@ -98,7 +99,7 @@ def read_products(job: stages.Job) -> Products:
             table[PRODUCT_ID].to_pylist(), table[ORDER].to_pylist(), columns.to_pylist(), table["text"].to_pylist(),
             strict=True,
         ):  # fmt: skip
-            if config.holdout and _share(order) < config.holdout:
+            if config.holdout and hash_share(order) < config.holdout:
                 continue
             products.ids.append(product_id)
             products.orders.append(order)
@@ -108,7 +109,7 @@ def read_products(job: stages.Job) -> Products:
     return products
 
 
-def _share(order: int) -> float:
+def hash_share(order: int) -> float:
     """Return where the low bits of an order fall in [0, 1): they say nothing about its place."""
     return (order & 0xFFFF) / 0x10000
 
@@ -223,7 +224,7 @@ def training_data(job: stages.Job, products: Products, folder: Path) -> tuple[Ar
         queries=encoded,
         title_ids=title_ids,
         product_phrases=fits,
-        validation_rows=np.array([_share(order) >= 1 - VALIDATION_SHARE for order in products.orders], dtype=bool),
+        validation_rows=np.array([hash_share(order) >= 1 - VALIDATION_SHARE for order in products.orders], dtype=bool),
         seed=config.seed,
     )
     return data, {"products": len(products.ids), "titles": len(titles), "phrases": len(phrases)}

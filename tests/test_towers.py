@@ -1,3 +1,5 @@
+"""Towers that run: both forms, any batch, hard texts, what is refused."""
+
 from __future__ import annotations
 
 import json
@@ -103,7 +105,9 @@ def pictures() -> npt.NDArray[np.uint8]:
 
 
 def test_a_specification_survives_json(bert: Path) -> None:
-    spec = TowerSpec("package:x", "text", 512, "ab", None, 512, 32, "sentencepiece", ("litert", "saved_model"))
+    spec = TowerSpec(
+        "package:x", "text", 512, "ab", None, 512, 32, "sentencepiece", ("litert", "saved_model")
+    )
     assert TowerSpec.from_json(spec.to_json()) == spec
     assert load_tower(bert).spec == TowerSpec.from_json((bert / "tower.json").read_text())
 
@@ -157,7 +161,10 @@ def test_both_forms_agree_on_pictures(tiny_towers: dict[str, Path], pictures: np
 
 @pytest.mark.parametrize("form", ["litert", "saved_model"])
 def test_no_items_give_no_features(tiny_towers: dict[str, Path], bert: Path, form: str) -> None:
-    assert load_tower(tiny_towers["picture"], form).encode(np.zeros((0, 16, 16, 3), np.uint8)).shape == (0, 24)
+    assert load_tower(tiny_towers["picture"], form).encode(np.zeros((0, 16, 16, 3), np.uint8)).shape == (
+        0,
+        24,
+    )
     assert load_tower(bert, form).encode([]).shape == (0, 16)
 
 
@@ -192,12 +199,14 @@ def test_both_forms_agree_on_hard_texts(bert: Path) -> None:
 def test_texts_over_the_limit_are_cut_and_counted(bert: Path, form: str) -> None:
     tower = load_tower(bert, form)
     fits, over = "word " * 30, "word " * 31
-    np.testing.assert_allclose(*tower.encode([fits, over]), atol=1e-5)
+    whole, cut = tower.encode([fits, over])
+    np.testing.assert_allclose(whole, cut, atol=1e-5)
     assert tower.truncated == 1
     tower.encode([over, "red", over])
     assert tower.truncated == 3
     # The end of the text is kept, as the model was trained with it.
-    np.testing.assert_allclose(*tower.encode([over, "word " * 500]), atol=1e-6)
+    cut, longer = tower.encode([over, "word " * 500])
+    np.testing.assert_allclose(cut, longer, atol=1e-6)
 
 
 def test_batches_hold_like_lengths_within_the_limits() -> None:
@@ -240,7 +249,9 @@ def test_a_feature_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     pictures = np.full((6, 8, 8, 3), 7, np.uint8)
     np.testing.assert_allclose(load_tower(tmp_path).encode(pictures), np.log(7), rtol=1e-6)
     pictures[5] = 0
-    with pytest.raises(TowerError, match="^the feature of item 5 by saved-model:log is not finite: check its"):
+    with pytest.raises(
+        TowerError, match=r"^the feature of item 5 by saved-model:log is not finite: check its"
+    ):
         load_tower(tmp_path).encode(pictures)
 
 
@@ -248,7 +259,9 @@ def test_an_unknown_tokenizer_is_refused(bert: Path, tmp_path: Path) -> None:
     spec = replace(load_tower(bert).spec, tokenizer="spaces")
     (tmp_path / "tower.json").write_text(spec.to_json())
     (tmp_path / "model.tflite").symlink_to(bert / "model.tflite")
-    with pytest.raises(TowerError, match="^tiny bert names the tokenizer 'spaces', which is unknown: build the"):
+    with pytest.raises(
+        TowerError, match=r"^tiny bert names the tokenizer 'spaces', which is unknown: build the"
+    ):
         load_tower(tmp_path)
 
 
@@ -279,7 +292,11 @@ except ModuleNotFoundError as error:
             "litert",
             "the package 'ai-edge-litert' is not installed: pip install 'catalogue-index[query]'",
         ),
-        ("tokenizers", "litert", "the package 'tokenizers' is not installed: pip install 'catalogue-index[query]'"),
+        (
+            "tokenizers",
+            "litert",
+            "the package 'tokenizers' is not installed: pip install 'catalogue-index[query]'",
+        ),
     ],
 )
 def test_what_is_missing_is_named_and_litert_needs_no_tensorflow(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalogue_lookup.manifest import Manifest
-from encoders.bundle import Bundle, ViewSettings
+from encoders.bundle import Bundle, ViewSettings, open_bundle, write_bundle
 from encoders.fusion import Fusion
-from encoders.heads import random_head
+from encoders.heads import Head, random_head
 from encoders.towers import TowerSpec
 from pipelines.build import build_version
 from pipelines.layout import Index, order_of
@@ -24,16 +27,36 @@ DIMENSION = 2 * SHARED
 COLOURS = ("red", "green", "blue", "it's black")
 
 
-def bundle_of(folder: Path, seed: int = 0) -> Bundle:
-    """Return a bundle with random heads and no towers in its folder: enough to build with, not to encode."""
-    towers = {
+FUSION = Fusion("concatenation", {"picture": 0.5, "text": 0.5})
+
+
+def write_towers(folder: Path, seed: int = 0) -> dict[str, Path]:
+    """Write folders of towers that a bundle takes, but that hold nothing that runs."""
+    specs = {
         "picture": TowerSpec("test:picture", "picture", 24, f"p{seed}", 16, None, 4, None, ("litert",)),
         "text": TowerSpec("test:text", "text", 24, f"t{seed}", None, 64, 4, "wordpiece", ("litert",)),
     }
-    heads = {modality: random_head(24, SHARED, seed) for modality in towers}
-    digest = hashlib.sha256(str(seed).encode()).hexdigest()
-    fusion = Fusion("concatenation", {"picture": 0.5, "text": 0.5})
-    return Bundle(folder, digest, towers, heads, fusion, ViewSettings(), {})
+    for modality, spec in specs.items():
+        (folder / modality).mkdir(parents=True)
+        (folder / modality / "tower.json").write_text(spec.to_json())
+        (folder / modality / "model.tflite").write_bytes(bytes([seed]) * 1000)
+    return {modality: folder / modality for modality in specs}
+
+
+def write_heads(seed: int = 0) -> dict[str, Head]:
+    """Return random heads for the towers."""
+    return {modality: random_head(24, SHARED, seed + number) for number, modality in enumerate(("picture", "text"))}
+
+
+def bundle_in(index: Path, seed: int = 0) -> Bundle:
+    """Write a bundle of such towers into an index."""
+    with tempfile.TemporaryDirectory() as folder:
+        towers = write_towers(Path(folder) / "towers", seed)
+        written = write_bundle(Path(folder) / "bundle", towers, write_heads(seed), FUSION, ViewSettings(), {})
+        target = index / "bundles" / written.hash
+        if not target.exists():
+            shutil.copytree(written.folder, target)
+    return open_bundle(target)
 
 
 @dataclass(frozen=True)
@@ -45,7 +68,7 @@ class Products:
     modalities: dict[str, np.ndarray]
     present: dict[str, np.ndarray]
 
-    @property
+    @cached_property
     def ids(self) -> list[str]:
         """Give the ids in order."""
         return [row["product_id"] for row in self.rows]
@@ -77,7 +100,7 @@ def draw_products(count: int, seed: int = 0) -> Products:
                 "sold out": n % 4 == 0,
             }
         )
-    fused = bundle_of(Path()).fusion.fuse(modalities, present) if count else np.zeros((0, DIMENSION), np.float32)
+    fused = FUSION.fuse(modalities, present) if count else np.zeros((0, DIMENSION), np.float32)
     return Products(rows, fused, modalities, present)
 
 
@@ -94,7 +117,7 @@ def vectors_table(products: Products, start: int, stop: int) -> pa.Table:
     columns: dict[str, Any] = {
         "order": pa.array([order_of(row["product_id"]) for row in rows], pa.uint64()),
         "product_id": pa.array([row["product_id"] for row in rows], pa.string()),
-        "vector": pa.FixedSizeListArray.from_arrays(pa.array(products.fused[part].reshape(-1)), DIMENSION),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(products.fused[part].reshape(-1)), products.fused.shape[1]),
     }
     for modality, vectors in products.modalities.items():
         there = products.present[modality][part]
@@ -129,7 +152,7 @@ def make_version(root: Path, version: str, products: Products, **changes: Any) -
     index = Index(str(root))
     files = changes.pop("files", None) or write_vectors(Path(index.version(version)), products)
     settings: dict[str, Any] = {
-        "bundle": bundle_of(root), "metric": "angular", "trees": 10, "max_items_per_shard": 10**7, "seed": 0,
+        "bundle": bundle_in(root), "metric": "angular", "trees": 10, "max_items_per_shard": 10**7, "seed": 0,
         "rows_in": len(products.rows), "rejected": {}, "rejects": [], "previous": None, "sequence": 1,
     }  # fmt: skip
     return build_version(index, version, files, **(settings | changes))

@@ -18,7 +18,7 @@ from transforms.shop_words import ShopWords, singular
 Attributes = Mapping[str, str | Sequence[str]]
 
 # By role: the columns that play it, in order of preference, without case, hyphens and underscores.
-ROLES: Mapping[str, tuple[str, ...]] = {
+ROLES: Mapping[str, Sequence[str]] = {
     "kind": (
         "producttype articletype itemtype type productcategory subcategory subtype category categories categorypath"
     ).split(),
@@ -198,7 +198,7 @@ def _chinese(chosen: Mapping[str, str], rng: np.random.Generator, words: ShopWor
             rng.shuffle(parts)
         return " ".join(parts)
     if form < 0.45 and parts and kind:
-        return _join_chinese(parts[:-1] + [parts[-1] + "的"] + kind)
+        return _join_chinese([*parts[:-1], parts[-1] + "的", *kind])
     return _join_chinese(parts + kind)
 
 

@@ -1,0 +1,180 @@
+"""Measures search on products that training never saw, from a catalogue to its published vectors.
+
+    python benchmarks/quality.py sample  --work DIR [--products N]
+    python benchmarks/quality.py fashion --work DIR --catalogue 'fashion/*.parquet'
+
+A fifth of the products, by the hash of their ids, is held out of training (`train --holdout 0.2`); queries are
+answered among those alone. `sample` asks "<colour> <type>" in English and Chinese and counts how many of the first
+ten answers (or of as many as exist) have both, also with raw 16 x 16 pixels in place of the picture tower.
+`fashion` asks titles (recall@k; equal titles are all right answers) and "<colour> <sex> <kind>" (nDCG@10).
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from encoders.bundle import Bundle
+from encoders.heads import apply_head
+from pipelines.bundles import open_at, own_bundle
+from pipelines.config import read_config
+from pipelines.layout import Index
+from pipelines.run import run
+from pipelines.sample import write_sample
+from pipelines.train import hash_share
+from transforms.shop_words import ShopWords
+
+HOLDOUT = 0.2
+
+
+def raw_pixel_tower(folder: Path) -> str:
+    """Save a SavedModel whose feature is the picture itself, 16 x 16 pixels; returns its specification."""
+    import tensorflow as tf
+
+    class Pixels(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec([None, 16, 16, 3], tf.uint8)])
+        def __call__(self, images: Any) -> Any:
+            return {"features": tf.reshape(tf.cast(images, tf.float32) / 255.0, [-1, 16 * 16 * 3])}
+
+    module = Pixels()
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__})
+    return f"saved-model:{folder}"
+
+
+class Unseen:
+    """The products of the current version that training never saw, with their vectors."""
+
+    def __init__(self, index: str, version: str):
+        folder = Path(Index(index).version(version)) / "vectors"
+        table = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
+        held_out = [hash_share(order) < HOLDOUT for order in table["order"].to_pylist()]
+        self.table = table.filter(pa.array(held_out))
+        folder_of_bundle = own_bundle(Index(index))
+        assert folder_of_bundle is not None
+        self.bundle: Bundle = open_at(folder_of_bundle)
+        self.text_tower = self.bundle.load_tower("text")
+        self.fused = np.stack(self.table["vector"].to_numpy())
+        self.picture = self.vectors("picture_vector")
+        self.text = self.vectors("text_vector")
+
+    def vectors(self, column: str) -> np.ndarray:
+        """Return a modality's vectors float32[N, d]; rows of zeros where it is missing."""
+        zero = np.zeros(self.bundle.dimension, dtype=np.float32)
+        return np.stack([zero if row is None else np.asarray(row, np.float32) for row in self.table[column].to_pylist()])
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column of the catalogue as text."""
+        return np.array([value or "" for value in self.table[name].to_pylist()])
+
+    def scores(self, queries: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the similarity of queries with all products, by picture alone and fused."""
+        asked = apply_head(self.bundle.heads["text"], self.text_tower.encode(queries))
+        return {"picture": asked @ self.picture.T, "fused": self.bundle.fusion.query({"text": asked}, {}) @ self.fused.T}
+
+
+def precision_at_10(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Mean share of right answers among the first ten, or among as many as exist."""
+    ranked = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    counts = np.minimum(relevant.sum(axis=1), 10)
+    return float(np.mean([row[:count].mean() for row, count in zip(ranked, counts, strict=True)]))
+
+
+def recall_at(scores: np.ndarray, relevant: np.ndarray, k: int) -> float:
+    """Share of queries with a right answer among the first k."""
+    ranked = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable")[:, :k], axis=1)
+    return float(ranked.any(axis=1).mean())
+
+
+def ndcg_at_10(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Mean nDCG@10 with binary gains (Jarvelin and Kekalainen, 2002)."""
+    ranked = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable")[:, :10], axis=1)
+    discounts = 1 / np.log2(np.arange(2, 12))
+    ideal = [discounts[: min(int(count), 10)].sum() for count in relevant.sum(axis=1)]
+    return float(np.mean((ranked * discounts[: ranked.shape[1]]).sum(axis=1) / ideal))
+
+
+def combinations(columns: Sequence[np.ndarray]) -> list[tuple[str, ...]]:
+    """Return the distinct combinations of values that products have, those without a gap."""
+    return sorted({values for values in zip(*columns, strict=True) if all(values)})
+
+
+def relevant_to(columns: Sequence[np.ndarray], asked: Iterable[tuple[str, ...]]) -> np.ndarray:
+    """Return bool[Q, N]: which products have all values of a combination."""
+    return np.stack([np.all([column == value for column, value in zip(columns, row, strict=True)], axis=0) for row in asked])
+
+
+def build(catalogue: str, index: Path, **settings: Any) -> Unseen:
+    """Train with a holdout, run the job, and return the unseen products."""
+    started = time.monotonic()
+    report = run(read_config(None, {"index": str(index), "catalogue": [catalogue], "holdout": HOLDOUT} | settings))
+    print(f"  {index.name}: {report.indexed:,} products, train and run {time.monotonic() - started:.0f} s")
+    return Unseen(str(index), report.version)
+
+
+def measure_sample(work: Path, products: int) -> None:
+    """Print the share of right colours and types among the first ten answers."""
+    write_sample(str(work / "sample"), products, seed=0)
+    catalogue = f"{work}/sample/*.parquet"
+    pixels = raw_pixel_tower(work / "raw-pixels")
+    for name, settings in (("default-towers", {}), ("raw-16x16-pixels", {"picture_tower": pixels})):
+        unseen = build(catalogue, work / name, **settings)
+        columns = [unseen.column("colour"), unseen.column("product_type")]
+        asked, words = combinations(columns), ShopWords.load()
+        relevant = relevant_to(columns, asked)
+        english = unseen.scores([f"{colour} {kind}".lower() for colour, kind in asked])
+        chinese = unseen.scores([words.chinese(colour) + words.chinese(kind) for colour, kind in asked])
+        print(f"  {name}: {len(asked)} queries on {len(columns[0])} unseen products, precision@10:")
+        show(lambda s, relevant=relevant: precision_at_10(s, relevant), english, chinese)
+
+
+def measure_fashion(work: Path, catalogue: str) -> None:
+    """Print recall of titles and nDCG of attribute phrases."""
+    unseen = build(catalogue, work / "fashion")
+    titles = unseen.column("title")
+    asked = sorted(set(titles))
+    relevant = np.stack([titles == title for title in asked])
+    scores = unseen.scores(asked)
+    print(f"  {len(asked)} titles of {len(titles)} unseen products -> picture: " + ", ".join(
+        f"recall@{k} {recall_at(scores['picture'], relevant, k):.3f}" for k in (1, 10)))  # fmt: skip
+    columns = [unseen.column("colour"), unseen.column("gender"), unseen.column("product_type")]
+    combined, words = combinations(columns), ShopWords.load()
+    relevant = relevant_to(columns, combined)
+    english = unseen.scores([" ".join(values).lower() for values in combined])
+    chinese = unseen.scores(["".join(words.chinese(value) for value in values) for values in combined])
+    print(f"  {len(combined)} phrases '<colour> <sex> <kind>', nDCG@10:")
+    show(lambda s: ndcg_at_10(s, relevant), english, chinese)
+
+
+def show(measure: Callable[[np.ndarray], float], english: dict[str, np.ndarray], chinese: dict[str, np.ndarray]) -> None:
+    """Print a figure for both languages, by picture alone and fused."""
+    for language, scores in (("English", english), ("Chinese", chinese)):
+        print(f"    {language}: picture alone {measure(scores['picture']):.3f}, fused {measure(scores['fused']):.3f}")
+
+
+def main() -> None:
+    """Run the measurement that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("sample", "fashion"))
+    parser.add_argument("--work", type=Path, required=True, help="folder for indexes; features in it are used again")
+    parser.add_argument("--products", type=int, default=3000, help="products of the sample (default: %(default)s)")
+    parser.add_argument("--catalogue", help="the fashion catalogue")
+    given = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    if given.what == "sample":
+        measure_sample(given.work, given.products)
+    elif given.catalogue:
+        measure_fashion(given.work, given.catalogue)
+    else:
+        parser.error("fashion needs --catalogue")
+
+
+if __name__ == "__main__":
+    main()

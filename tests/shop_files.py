@@ -1,0 +1,85 @@
+"""Catalogue files of every format for tests, and what is read of them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.catalogue import (
+    CatalogueOptions,
+    CatalogueSchema,
+    Shard,
+    batch_schema,
+    inspect,
+    list_shards,
+    pieces,
+    read_piece,
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def write_parquet(path: Path, rows: Sequence[Row] | pa.Table, **options: Any) -> None:
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows))
+    pq.write_table(table, path, **options)
+
+
+def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_csv(path: Path, rows: Sequence[Row], delimiter: str = ",") -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([names, *[[row.get(name) for name in names] for row in rows]])
+
+
+def write_tsv(path: Path, rows: Sequence[Row]) -> None:
+    write_csv(path, rows, "\t")
+
+
+def zip_file(path: Path) -> Path:
+    zipped = path.with_name(path.name + ".gz")
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    return zipped
+
+
+def open_catalogue(*patterns: Path | str, **options: Any) -> tuple[list[Shard], CatalogueSchema]:
+    names = tuple(str(pattern) for pattern in patterns)
+    shards = list_shards(names)
+    return shards, inspect(shards, CatalogueOptions(names, **options))
+
+
+def rows_of(shards: Sequence[Shard], schema: CatalogueSchema, **how: Any) -> list[Row]:
+    found: list[Row] = []
+    for shard in shards:
+        for piece in pieces(shard):
+            for batch in read_piece(piece, schema, **how):
+                assert batch.schema.equals(batch_schema(schema))
+                batch.validate(full=True)
+                found += [{**row, "shard": shard.index} for row in batch.to_pylist()]
+    return found
+
+
+def read(*patterns: Path | str, **options: Any) -> list[Row]:
+    return rows_of(*open_catalogue(*patterns, **options))
+
+
+def problems_of(rows: Sequence[Row]) -> dict[int, list[tuple[str | None, str]]]:
+    return {row["row"]: [(p["field"], p["reason"]) for p in row["problems"]] for row in rows if row["problems"]}
+
+
+SHOP: list[Row] = [
+    {"id": "a1", "title": "Red shoe", "description": 'With "quotes", commas\nand lines', "price": 19.5, "stock": 3},
+    {"id": "a2", "title": "蓝色 衬衫", "description": None, "price": 20.0, "stock": 0},
+    {"id": "a3", "title": "Hat", "description": "plain", "price": None, "stock": 12},
+]

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoders.training_data import ArrayTrainingData
+
+PRODUCTS, PHRASES = 1000, 40
+
+
+@pytest.fixture
+def data() -> ArrayTrainingData:
+    """Thousand products whose features say who they are; queries 0 to 499 are titles, shared by two products each."""
+    rng = np.random.default_rng(0)
+    number = np.arange(PRODUCTS, dtype=np.float32)
+    phrases = 500 + rng.integers(0, PHRASES, (PRODUCTS, 3))
+    phrases[::5, 1:] = -1
+    title_ids = np.arange(PRODUCTS) // 2
+    title_ids[7] = -1
+    return ArrayTrainingData(
+        features={"picture": np.stack([number, number], axis=1), "text": number[:, None]},
+        present={"picture": number % 3 > 0, "text": np.ones(PRODUCTS, bool)},
+        queries=np.arange(500 + PHRASES, dtype=np.float32)[:, None],
+        title_ids=title_ids,
+        product_phrases=phrases,
+        validation_rows=number % 10 == 0,
+        batch_rows=128,
+    )
+
+
+def test_an_epoch_holds_every_training_product_once_and_no_other(data: ArrayTrainingData) -> None:
+    batches = list(data.train_batches(0))
+    seen = np.concatenate([batch.products["text"][:, 0] for batch in batches])
+    assert np.array_equal(np.sort(seen), np.flatnonzero(~data.validation_rows))
+    assert {len(batch.products["text"]) for batch in batches} == {128, 66}  # the rest in two halves
+
+
+def test_answers_are_all_products_of_the_batch_with_that_title_or_phrase(data: ArrayTrainingData) -> None:
+    for batch in [*data.train_batches(3), data.validation()]:
+        rows = batch.products["text"][:, 0].astype(int)
+        asked = batch.queries[:, 0].astype(int)
+        expected = (data.title_ids[rows] == asked[:, None]) | (data.product_phrases[rows] == asked[:, None, None]).any(2)
+        assert np.array_equal(batch.answers, expected)
+        assert batch.answers.any(axis=1).all()
+        assert len(set(asked)) == len(asked)
+        assert np.array_equal(batch.present["picture"], rows % 3 > 0)
+
+
+def test_epochs_differ_and_the_same_epoch_is_the_same(data: ArrayTrainingData) -> None:
+    def order(epoch: int) -> list[int]:
+        return [int(row) for batch in data.train_batches(epoch) for row in batch.products["text"][:, 0]]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_files_mapped_to_memory_give_the_same_batches(data: ArrayTrainingData, tmp_path: Path) -> None:
+    features = {}
+    for name, array in data.features.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        features[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    mapped = ArrayTrainingData(**{**vars(data), "features": features})
+    for one, other in zip(data.train_batches(1), mapped.train_batches(1), strict=True):
+        assert np.array_equal(one.products["picture"], other.products["picture"])
+        assert np.array_equal(one.answers, other.answers)
+
+
+def test_validation_is_bounded(data: ArrayTrainingData) -> None:
+    batch = ArrayTrainingData(**{**vars(data), "max_validation": 20}).validation()
+    assert len(batch.products["text"]) == 20
+    assert (batch.products["text"] % 10 == 0).all()
+
+
+def test_products_without_title_or_phrases_have_batches_without_queries(data: ArrayTrainingData) -> None:
+    silent = ArrayTrainingData(
+        **{**vars(data), "title_ids": np.full(PRODUCTS, -1), "product_phrases": np.zeros((PRODUCTS, 0), int)}
+    )
+    for batch in silent.train_batches(0):
+        assert batch.queries.shape == (0, 1)
+        assert batch.answers.shape == (0, len(batch.products["text"]))
