@@ -56,12 +56,19 @@ class Index:
     """An opened version of an index, made by `open_index`. Several threads may search at once."""
 
     def __init__(
-        self, manifest: Manifest, shards: Sequence[AnnoyShard], items: Items, bundles: Place, bundle: Bundle | None
+        self,
+        manifest: Manifest,
+        shards: Sequence[AnnoyShard],
+        items: Items,
+        bundles: Place,
+        bundle: Bundle | None,
+        verify: Verify,
     ) -> None:
         self.manifest = manifest
         self._shards = list(shards)
         self._items = items
         self._bundles = bundles
+        self._verify: Verify = verify
         self._encoder = None if bundle is None else QueryEncoder(bundle)
         self._closed = False
 
@@ -164,7 +171,7 @@ class Index:
     def _encode(self, text: str | None, image: Picture | None) -> Float32:
         if self._encoder is None:
             place = self._bundles.below(self.manifest.bundle)
-            self._encoder = QueryEncoder(_open_bundle(place, self.manifest, "once"))
+            self._encoder = QueryEncoder(_open_bundle(place, self.manifest, self._verify))
         return self._encoder.encode(text, image)
 
     def _nearest_matching(
@@ -175,8 +182,7 @@ class Index:
         With m of n fitting, the closest are expected among the first count n / m candidates; twice as many are asked
         for, and more while too few of them fit. As soon as that looks at more nodes than items fit, those are scored.
         """
-        matching = [shard.all_items()[fits[shard.first_item : shard.first_item + shard.items]] for shard in self._shards]
-        total = sum(len(items) for items in matching)
+        total = sum(int(fits[shard.first_item : shard.first_item + shard.items].sum()) for shard in self._shards)
         candidates = 2 * count * len(self) // max(total, 1)
         while nodes_for(candidates, search_k) * len(self._shards) < total:
             items, scores = search_shards(self._shards, query, candidates, search_k)
@@ -184,7 +190,10 @@ class Index:
             if kept.sum() >= count:
                 return items[kept][:count], scores[kept][:count]
             candidates *= 4
-        exact = [(items, shard.score(query, items)) for shard, items in zip(self._shards, matching, strict=True)]
+        exact = []
+        for shard in self._shards:
+            items = shard.first_item + np.flatnonzero(fits[shard.first_item : shard.first_item + shard.items])
+            exact.append((items, shard.score(query, items)))
         return merge(self._shards, exact, count)
 
 
@@ -237,6 +246,7 @@ def open_index(
         Items(folder / manifest.items_file.file, manifest.items_file.batch_rows, manifest.items),
         root.below(layout.BUNDLES_FOLDER),
         opened,
+        verify,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pyarrow as pa
 from catalogue_lookup.manifest import ORDER, PRODUCT_ID
 from catalogue_lookup.where import numbers_of, parse_where
 from encoders.integrity import IntegrityError
+
+# A remembered filter takes a byte an item.
+FILTERS_REMEMBERED = 4
 
 
 def order_of(product_id: str) -> int:
@@ -37,6 +41,7 @@ class Items:
             self._file = pa.ipc.open_file(self._mapped)
         except pa.ArrowInvalid as error:
             raise IntegrityError(f"{path} is no Arrow file ({error}): copy the version again") from None
+        self._matching = lru_cache(FILTERS_REMEMBERED)(self._apply)
         last = self._file.num_record_batches - 1
         rows = last * batch_rows + self._file.get_batch(last).num_rows if last >= 0 else 0
         if rows != items:
@@ -78,16 +83,22 @@ class Items:
         return columns
 
     def matching(self, where: str) -> npt.NDArray[np.bool_]:
-        """Tell which items fit a filter: bool[items].
+        """Tell which items fit a filter: bool[items]; the last few filters are remembered.
 
         Raises:
             WhereError: the filter cannot be read or does not fit the columns.
         """
+        return self._matching(where)
+
+    def _apply(self, where: str) -> npt.NDArray[np.bool_]:
         schema = pa.schema([field for field in self.schema if field.name != ORDER])
         fits = parse_where(where, schema)
         masks = [fits.mask(batch) for batch in self._batches()]
-        return np.concatenate(masks) if masks else np.zeros(0, np.bool_)
+        fitting = np.concatenate(masks) if masks else np.zeros(0, np.bool_)
+        fitting.flags.writeable = False
+        return fitting
 
     def close(self) -> None:
         """Let go of the file."""
+        self._matching.cache_clear()
         self._mapped.close()

@@ -124,14 +124,14 @@ def prepare(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.
         if name.startswith(("embeddings.", "encoder.")) and not name.endswith("position_ids"):
             dense = array.ndim == 2 and name.startswith("encoder.")
             prepared[name] = np.ascontiguousarray(array.T if dense else array, np.float32)
-    prepared["embeddings.position_embeddings.weight"] += segment
-    return prepared
+    positions = "embeddings.position_embeddings.weight"
+    return prepared | {positions: prepared[positions] + segment}
 
 
 def features(
     w: Mapping[str, Any], settings: Mapping[str, Any], ids: tf.Tensor, lengths: tf.Tensor
 ) -> tf.Tensor:
-    """Encode texts: weights, ids int32[B, L], padded anyhow, lengths int32[B] -> float32[B, D], unit norm."""
+    """Encode texts: ids int32[B, L], padded anyhow, and lengths int32[B] -> float32[B, D], unit norm."""
     epsilon, heads = float(settings["layer_norm_eps"]), settings["num_attention_heads"]
     positions = tf.range(tf.shape(ids)[1])
     mask = tf.cast(tf.expand_dims(positions, 0) < tf.expand_dims(lengths, 1), tf.float32)

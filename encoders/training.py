@@ -1,8 +1,8 @@
 """Training of heads: features of the towers in, one head a modality out, by a symmetric contrastive loss in Keras.
 
 Products' vectors, of each modality, are drawn towards the queries they answer and away from the others, so that
-picture and text come to lie in one space with the queries. The text head serves queries and indexed texts alike. The
-loss is that of CLIP (Radford et al. 2021) with several right answers, as in SupCon (Khosla et al. 2020, L_out).
+picture and text come to lie in one space with the queries. The text head serves queries and indexed texts alike.
+The loss is that of CLIP (Radford et al. 2021) with several right answers, as in SupCon (Khosla et al. 2020, L_out).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count, islice
 from typing import Any
 
 import keras
@@ -29,17 +30,27 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of training; the defaults were tuned on several thousand fashion products."""
+    """Settings of training; the defaults were tuned on several thousand fashion products.
+
+    epochs: passes over the training products at most; None takes 40, but no less than `least_steps` and no more than
+    `most_steps` steps, so that few products are seen often enough and many do not take hours. The learning rate
+    falls to 0 along half a cosine. After each of `rounds` equal parts the heads are measured, and training
+    ends `patience` parts after the best one. average: decay, a step, of the running mean of the weights that is kept.
+    """
 
     dimension: int = 256
     hidden_units: int = 512
-    epochs: int = 40
+    epochs: int | None = None
+    least_steps: int = 800
+    most_steps: int = 6000
+    rounds: int = 40
     patience: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    input_dropout: float = 0.1
+    input_dropout: float = 0.3
     hidden_dropout: float = 0.3
     temperature: float = 0.07
+    average: float = 0.98
     statistics_rows: int = 20_000
     seed: int = 0
 
@@ -57,45 +68,46 @@ def train_heads(
 ) -> TrainedHeads:
     """Fit one head a modality; `dimensions` says which modalities there are and how wide their features are.
 
-    Keeps the weights of the epoch with the best mean recall@10 from queries to products of the validation batch, and
-    stops `patience` epochs after it; without validation queries all epochs run and the last counts. A modality that no
-    training product has, and all of them where there are no queries, get a `random_head`. Figures: `epochs`,
-    `best_epoch`, `seconds`, `loss` by epoch, `validation` by modality: recall@1, recall@10; and sizes.
+    Keeps the heads of the round with the best mean recall@10 from queries to products of the validation batch;
+    without validation queries all rounds run and the last counts. A modality that no training product has, and all
+    of them where there are no queries, get a `random_head`. Equal data, settings, versions, machine and
+    thread count give equal heads. Figures: `trained` modalities, `steps`, `epochs` (passes), `best_epoch`,
+    `seconds`, mean `loss` by round, and `validation`: recall@1 and recall@10 by modality.
     """
     settings = settings or TrainingSettings()
     started = time.monotonic()
+    heads = {name: random_head(width, settings.dimension, settings.seed) for name, width in dimensions.items()}
     moments = _measure(data, dimensions, settings.statistics_rows)
-    heads = {
-        name: random_head(width, settings.dimension, settings.seed) for name, width in dimensions.items()
-    }
     if "text" not in moments:
-        return TrainedHeads(heads, {"epochs": 0, "seconds": time.monotonic() - started, "trained": []})
-    trainer = _Trainer(
-        {name: _head_model(*moment, settings, seed=settings.seed + i) for i, (name, moment) in enumerate(moments.items())},
-        settings,
-    )
+        return TrainedHeads(heads, {"trained": [], "epochs": 0, "seconds": time.monotonic() - started})
+    steps = _steps(data.steps_per_epoch, settings)
+    trainer = _Trainer(moments, steps, settings)
+    batches = _endless(data)
     validation = data.validation()
-    history: list[dict[str, Any]] = []
-    best: tuple[float, int, dict[str, Head]] = (-1.0, 0, {})
-    for epoch in range(settings.epochs):
-        loss = trainer.run_epoch(data, epoch)
-        current = {name: head_of(model) for name, model in trainer.models.items()}
+    best_score, best_step = -1.0, 0
+    best_recalls: dict[str, dict[str, float]] = {}
+    losses: list[float] = []
+    done = 0
+    for part in np.array_split(np.arange(steps), min(settings.rounds, steps)):
+        losses.append(float(np.mean([trainer.train(batch) for batch in islice(batches, len(part))])))
+        done += len(part)
+        current = {name: head_of(model) for name, model in trainer.averages.items()}
         recalls = evaluate_heads(current, validation)
-        score = float(np.mean([r["recall@10"] for r in recalls.values()])) if recalls else float(epoch)
-        history.append({"loss": loss, "validation": recalls})
-        logger.info("epoch %d: loss %.4f, validation %s", epoch + 1, loss, recalls)
-        if score > best[0]:
-            best = (score, epoch, current)
-        elif epoch - best[1] >= settings.patience:
+        score = float(np.mean([recall["recall@10"] for recall in recalls.values()])) if recalls else float(done)
+        logger.info("step %d of %d: loss %.4f, validation %s", done, steps, losses[-1], recalls)
+        if score > best_score:
+            best_score, best_step, best_recalls = score, done, recalls
+            heads.update(current)
+        elif done - best_step >= settings.patience * len(part):
             break
-    heads.update(best[2])
     figures = {
-        "trained": list(best[2]),
-        "epochs": len(history),
-        "best_epoch": best[1] + 1,
-        "seconds": time.monotonic() - started,
-        "loss": [entry["loss"] for entry in history],
-        "validation": history[best[1]]["validation"],
+        "trained": list(moments),
+        "steps": done,
+        "epochs": round(done / data.steps_per_epoch, 2),
+        "best_epoch": round(best_step / data.steps_per_epoch, 2),
+        "seconds": round(time.monotonic() - started, 2),
+        "loss": losses,
+        "validation": best_recalls,
     }
     return TrainedHeads(heads, figures)
 
@@ -114,16 +126,37 @@ def evaluate_heads(heads: Mapping[str, Head], batch: TrainingBatch) -> dict[str,
         there = np.flatnonzero(batch.present[name])
         answers = batch.answers[:, there]
         asked = answers.any(axis=1)
-        if not asked.any():
-            continue
-        similarity = queries[asked] @ apply_head(head, batch.products[name][there]).T
-        recalls[name] = {f"recall@{k}": _recall(similarity, answers[asked], k) for k in (1, 10)}
+        if asked.any():
+            similarity = queries[asked] @ apply_head(head, batch.products[name][there]).T
+            recalls[name] = {f"recall@{k}": _recall(similarity, answers[asked], k) for k in (1, 10)}
     return recalls
+
+
+def head_model(mean: Float32, scale: Float32, settings: TrainingSettings, seed: int) -> keras.Model:
+    """Build the Keras model that `heads.Head` describes: float32[B, D] -> float32[B, d].
+
+    It begins as an orthonormal projection of the standardised features.
+    """
+    layers, initializers = keras.layers, keras.initializers
+    features = keras.Input((len(mean),))
+    standard = layers.Normalization(mean=mean, variance=np.square(scale), name="standard")(features)
+    kept = layers.Dropout(settings.input_dropout, seed=seed)(standard)
+    linear = layers.Dense(
+        settings.dimension, kernel_initializer=initializers.Orthogonal(seed=seed), name="linear"
+    )(kept)
+    hidden = layers.Dense(
+        settings.hidden_units, "relu", kernel_initializer=initializers.HeNormal(seed=seed + 1), name="hidden"
+    )(kept)
+    hidden = layers.Dropout(settings.hidden_dropout, seed=seed + 1)(hidden)
+    output = layers.Dense(settings.dimension, use_bias=False, kernel_initializer="zeros", name="output")(hidden)
+    return keras.Model(features, layers.UnitNormalization()(layers.Add()([linear, output])))
 
 
 def head_of(model: keras.Model) -> Head:
     """Take the weights of a head's Keras model for use in numpy."""
-    standard, linear, hidden, output = (model.get_layer(n) for n in ("standard", "linear", "hidden", "output"))
+    standard, linear, hidden, output = (
+        model.get_layer(name) for name in ("standard", "linear", "hidden", "output")
+    )
     return Head(
         mean=np.asarray(standard.mean).reshape(-1),
         scale=np.sqrt(np.asarray(standard.variance)).reshape(-1),
@@ -136,84 +169,84 @@ def head_of(model: keras.Model) -> Head:
 
 
 class _Trainer:
-    """Hold models, temperature and optimizer, and the compiled step over them."""
+    """Hold the models that are trained, the running means of their weights, and the compiled step."""
 
-    def __init__(self, models: Mapping[str, keras.Model], settings: TrainingSettings) -> None:
-        self.models = dict(models)
-        self.settings = settings
+    def __init__(
+        self, moments: Mapping[str, tuple[Float32, Float32]], steps: int, settings: TrainingSettings
+    ) -> None:
+        self.decay = settings.average
+        self.models, self.averages = (
+            {
+                name: head_model(mean, scale, settings, settings.seed + 10 * number)
+                for number, (name, (mean, scale)) in enumerate(moments.items())
+            }
+            for _ in range(2)
+        )
         self.log_scale = keras.Variable(-math.log(settings.temperature), name="log_scale")
-        self.optimizer = keras.optimizers.AdamW(settings.learning_rate, weight_decay=settings.weight_decay)
+        rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
+        self.optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "log_scale"])
-        self.variables = [v for m in self.models.values() for v in m.trainable_variables] + [self.log_scale]
-        self.optimizer.build(self.variables)
+        self.weights = [weight for model in self.models.values() for weight in model.trainable_variables]
+        self.means = [weight for model in self.averages.values() for weight in model.trainable_variables]
+        self.optimizer.build([*self.weights, self.log_scale])
         self.step = tf.function(self._step, reduce_retracing=True)
 
-    def run_epoch(self, data: TrainingData, epoch: int) -> float:
-        """Train on all batches of an epoch; returns the mean loss."""
-        progress = epoch / self.settings.epochs
-        self.optimizer.learning_rate = self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-        losses = [
-            float(
-                self.step(
-                    {name: _tensor(batch.products[name], batch.present[name]) for name in self.models},
-                    {name: tf.constant(batch.present[name]) for name in self.models},
-                    tf.constant(np.asarray(batch.queries, np.float32)),
-                    tf.constant(batch.answers),
-                )
-            )
-            for batch in data.train_batches(epoch)
-            if batch.answers.any()
-        ]
-        return float(np.mean(losses)) if losses else 0.0
+    def train(self, batch: TrainingBatch) -> float:
+        """Take one step; returns the loss."""
+        features = {name: _zero_missing(batch.products[name], batch.present[name]) for name in self.models}
+        present = {name: tf.constant(batch.present[name]) for name in self.models}
+        queries = tf.constant(np.asarray(batch.queries, np.float32))
+        return float(self.step(features, present, queries, tf.constant(batch.answers)))
 
     def _step(
-        self, products: dict[str, tf.Tensor], present: dict[str, tf.Tensor], queries: tf.Tensor, answers: tf.Tensor
+        self,
+        features: dict[str, tf.Tensor],
+        present: dict[str, tf.Tensor],
+        queries: tf.Tensor,
+        answers: tf.Tensor,
     ) -> tf.Tensor:
         with tf.GradientTape() as tape:
             asked = self.models["text"](queries, training=True)
             scale = tf.exp(tf.minimum(self.log_scale.value, math.log(100.0)))
             losses = [
                 _contrast(
-                    scale * tf.matmul(asked, model(products[name], training=True), transpose_b=True),
+                    scale * tf.matmul(asked, model(features[name], training=True), transpose_b=True),
                     tf.logical_and(answers, present[name][None, :]),
                     present[name],
                 )
                 for name, model in self.models.items()
             ]
             loss = tf.add_n(losses) / len(losses)
-        values = [variable.value for variable in self.variables]
-        self.optimizer.apply(tape.gradient(loss, values), self.variables)
+        variables = [*self.weights, self.log_scale]
+        self.optimizer.apply(tape.gradient(loss, [variable.value for variable in variables]), variables)
+        step = tf.cast(self.optimizer.iterations.value, tf.float32)
+        share = 1.0 - tf.minimum(self.decay, step / (step + 10.0))
+        for mean, weight in zip(self.means, self.weights, strict=True):
+            mean.assign_add(share * (weight.value - mean.value))
         return loss
 
 
 def _contrast(logits: tf.Tensor, answers: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-    """Average the two directions' cross entropy: over products [Q, B -> 1] and over queries [Q -> 1, B]."""
+    """Average the cross entropies of both directions: over a query's products and over a product's queries."""
     logits = tf.where(present[None, :], logits, -1e9)
     positive = tf.cast(answers, tf.float32)
     total = 0.0
     for axis in (1, 0):
-        count = tf.reduce_sum(positive, axis)
-        entropy = -tf.reduce_sum(positive * tf.nn.log_softmax(logits, axis), axis) / tf.maximum(count, 1.0)
-        total += tf.reduce_sum(entropy) / tf.maximum(tf.reduce_sum(tf.cast(count > 0, tf.float32)), 1.0)
+        right = tf.reduce_sum(positive, axis)
+        entropy = -tf.reduce_sum(positive * tf.nn.log_softmax(logits, axis), axis) / tf.maximum(right, 1.0)
+        total += tf.reduce_sum(entropy) / tf.maximum(tf.reduce_sum(tf.cast(right > 0, tf.float32)), 1.0)
     return total / 2.0
 
 
-def _head_model(mean: Float32, scale: Float32, settings: TrainingSettings, seed: int) -> keras.Model:
-    """Build the model that `heads.Head` describes; it begins as an orthonormal projection of standardised features."""
-    width = len(mean)
-    layers = keras.layers
-    features = keras.Input((width,))
-    standard = layers.Normalization(mean=mean, variance=scale**2, name="standard")(features)
-    kept = layers.Dropout(settings.input_dropout, seed=seed)(standard)
-    linear = layers.Dense(
-        settings.dimension, kernel_initializer=keras.initializers.Orthogonal(seed=seed), name="linear"
-    )(kept)
-    hidden = layers.Dense(
-        settings.hidden_units, "relu", kernel_initializer=keras.initializers.HeNormal(seed=seed + 1), name="hidden"
-    )(kept)
-    hidden = layers.Dropout(settings.hidden_dropout, seed=seed + 1)(hidden)
-    output = layers.Dense(settings.dimension, use_bias=False, kernel_initializer="zeros", name="output")(hidden)
-    return keras.Model(features, layers.UnitNormalization()(layers.Add()([linear, output])))
+def _steps(per_epoch: int, settings: TrainingSettings) -> int:
+    if settings.epochs is not None:
+        return settings.epochs * per_epoch
+    return min(max(40 * per_epoch, settings.least_steps), settings.most_steps)
+
+
+def _endless(data: TrainingData) -> Iterator[TrainingBatch]:
+    for epoch in count():
+        yield from data.train_batches(epoch)
 
 
 def _measure(
@@ -229,7 +262,7 @@ def _measure(
     for batch in data.train_batches(0):
         queries += len(batch.queries)
         taken = {name: batch.products[name][batch.present[name]] for name in dimensions}
-        if "text" in taken:
+        if "text" in taken and len(batch.queries):
             taken["text"] = np.concatenate([taken["text"], batch.queries])
         for name, features in taken.items():
             exact = np.asarray(features, np.float64)
@@ -240,17 +273,17 @@ def _measure(
     if not queries:
         return {}
     moments = {}
-    for name, count in counts.items():
-        if count:
-            mean, square = sums[name] / count
-            deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    for name, counted in counts.items():
+        if counted:
+            mean, square = sums[name] / counted
+            deviation = np.sqrt(np.maximum(square - np.square(mean), 0))
             # A value that hardly ever moves must not become the loudest one when it does.
             floor = max(0.1 * float(np.median(deviation)), 1e-6)
             moments[name] = mean.astype(np.float32), np.maximum(deviation, floor).astype(np.float32)
     return moments
 
 
-def _tensor(features: Features, present: Mask) -> tf.Tensor:
+def _zero_missing(features: Features, present: Mask) -> tf.Tensor:
     return tf.constant(np.where(present[:, None], features, 0).astype(np.float32))
 
 

@@ -39,6 +39,10 @@ class TrainingBatch:
 class TrainingData(Protocol):
     """Give training batches epoch by epoch, read as they are needed, and one bounded batch to validate with."""
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Give the number of batches of an epoch."""
+
     def train_batches(self, epoch: int) -> Iterable[TrainingBatch]:
         """Give the batches of an epoch, in an order and with queries drawn by the epoch."""
 
@@ -62,10 +66,15 @@ class ArrayTrainingData:
     title_ids: Ids
     product_phrases: Ids
     validation_rows: Mask
-    batch_rows: int = 512
-    phrases_per_product: int = 1
+    batch_rows: int = 256
+    phrases_per_product: int = 2
     max_validation: int = 2000
     seed: int = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Give the number of batches of an epoch, the last ones being smaller."""
+        return -(-int(np.count_nonzero(~self.validation_rows)) // self.batch_rows)
 
     def train_batches(self, epoch: int) -> Iterator[TrainingBatch]:
         """Give every training product once, with its title and `phrases_per_product` of its phrases."""

@@ -100,7 +100,7 @@ class Pen:
         # RGBX, not RGBA, which Pillow would multiply out at every step: slow, and not needed with such edges.
         self.layer = Image.new("RGBX", (CANVAS, CANVAS), (*self.outline, 0))
         self.draw = ImageDraw.Draw(self.layer)
-        self.scale = CANVAS * rng.uniform(0.25, 0.42)
+        self.scale = CANVAS * rng.uniform(0.27, 0.43)
         room = max(CANVAS / 2 - self.scale * 1.04, 0.0)
         self.centre = CANVAS / 2 + rng.uniform(-1, 1, 2) * room
         angle = math.radians(float(np.clip(rng.normal(0, 4.5), -11, 11)))

@@ -203,19 +203,19 @@ TYPES: Mapping[str, ProductType] = {
 # Some come close to one another: navy and black, maroon and red, beige and white, teal and green.
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "black": (32, 32, 36),
-    "grey": (138, 141, 146),
+    "grey": (124, 127, 133),
     "white": (242, 241, 238),
-    "beige": (214, 192, 152),
-    "brown": (112, 70, 42),
+    "beige": (216, 194, 148),
+    "brown": (110, 68, 34),
     "orange": (236, 122, 34),
-    "red": (206, 34, 38),
-    "maroon": (118, 24, 48),
-    "pink": (240, 146, 178),
+    "red": (214, 34, 34),
+    "maroon": (104, 14, 44),
+    "pink": (244, 142, 184),
     "purple": (118, 62, 156),
-    "navy blue": (28, 40, 92),
-    "blue": (44, 104, 204),
-    "teal": (12, 128, 128),
-    "green": (52, 142, 66),
+    "navy blue": (24, 34, 92),
+    "blue": (48, 112, 220),
+    "teal": (0, 128, 138),
+    "green": (62, 146, 48),
 }
 
 # Pattern -> share of the products.

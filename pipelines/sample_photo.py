@@ -272,7 +272,7 @@ def _distance() -> Floats:
 
 def _develop(scene: Image.Image, rng: np.random.Generator) -> bytes:
     """Expose a scene with a colour cast, dark corners and noise; returns a JPEG."""
-    gains = rng.uniform(0.84, 1.16) * rng.uniform(0.94, 1.06, 3)
+    gains = rng.uniform(0.87, 1.13) * rng.uniform(0.96, 1.04, 3)
     exposed = scene.point([min(255, int(value * gain)) for gain in gains.tolist() for value in range(256)])
     pixels = np.asarray(exposed) * (1 - np.float32(rng.uniform(0, 0.14)) * _distance())
     x, y = rng.integers(0, _NOISE - SIDE, 2)

@@ -83,14 +83,11 @@ class CatalogueSchema:
     def paths(self, pictures: bool) -> list[Path]:
         """List the places to read, each once."""
         wanted = [self.sources[PRODUCT_ID], *self.text_paths, *self.kept_paths]
-        wanted += [self.sources[name] for name in ("price",) if name in self.sources]
+        if "price" in self.sources:
+            wanted.append(self.sources["price"])
         if pictures and self.picture_kind is not None:
             wanted.append(self.sources["picture"])
         return list(dict.fromkeys(wanted))
-
-    def price_kept(self) -> bool:
-        """Tell whether the price is among the kept columns: always, where there is one."""
-        return "price" in self.sources
 
 
 @dataclass(frozen=True)

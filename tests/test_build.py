@@ -16,11 +16,13 @@ import pytest
 from annoy import AnnoyIndex
 from version_maker import COLUMNS, DIMENSION, FUSION, Products, draw_products, make_version, vectors_table, write_vectors
 
+import pipelines.items
 from catalogue_lookup import open_index
 from catalogue_lookup.items import Items
 from catalogue_lookup.manifest import Manifest, Metric
-from pipelines import build, storage
-from pipelines.build import BuildError, BuildSettings, Part, cut_parts, write_items
+from pipelines import storage
+from pipelines.build import Part, cut_parts
+from pipelines.items import BuildError, write_items
 from pipelines.layout import Index
 from pipelines.publish import list_versions
 from pipelines.recall import VectorsFile, exact_neighbours, make_queries, vector_blocks
@@ -56,12 +58,10 @@ def test_annoy_files_hold_the_vectors_with_dense_ids(tmp_path: Path) -> None:
 
 
 def test_the_items_file_holds_ids_and_columns_in_whole_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "ITEMS_BATCH_ROWS", 32)
+    monkeypatch.setattr(pipelines.items, "ITEMS_BATCH_ROWS", 32)
     products = draw_products(100)
     files = [VectorsFile(str(tmp_path / file["file"]), file["rows"]) for file in write_vectors(tmp_path, products)]
-    index = Index(str(tmp_path))
-    settings = BuildSettings(index, index.run("v1"), tuple(files), ("picture", "text"), DIMENSION, "angular", 10, 0)
-    assert write_items(settings, tmp_path / "items.arrow") == 100
+    assert write_items(files, ["picture", "text"], tmp_path / "items.arrow") == 100
     file = pa.ipc.open_file(tmp_path / "items.arrow")
     assert [file.get_batch(number).num_rows for number in range(file.num_record_batches)] == [32, 32, 32, 4]
     assert file.schema.names == ["product_id", "order", *COLUMNS.names]

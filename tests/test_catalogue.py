@@ -111,7 +111,7 @@ def test_no_row_group_of_pictures_is_whole_in_memory(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     table = pa.table({"id": range(300), "image": [rng.bytes(200_000) for _ in range(300)]})
     # A page is read whole, and pyarrow ends none before so many rows.
-    write_parquet(tmp_path / "x.parquet", table, write_batch_size=16)
+    write_parquet(tmp_path / "x.parquet", table, write_batch_size=16, use_dictionary=False)
     group = 300 * 200_000
     shards, schema = open_catalogue(tmp_path)
     assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups == 1

@@ -92,6 +92,18 @@ def test_json_values_that_do_not_fit_are_null() -> None:
     assert list(problems) == [1, 2]
 
 
+def test_a_cell_that_arrow_would_read_as_hexadecimal_is_no_number() -> None:
+    array, problems = columns.kept(pa.array(["7", "0x10"]), pa.int64())
+    assert array.to_pylist() == [7, None]
+    assert problems == {1: "'0x10' is no int64, as other rows have it"}
+
+
+def test_nanoseconds_are_cut_to_microseconds() -> None:
+    array = pa.array([1_234_567_891], pa.timestamp("ns"))
+    assert columns.kept(array, pa.timestamp("us"))[0].cast(pa.int64()).to_pylist() == [1_234_567]
+    assert columns.texts(array)[0].to_pylist() == ["1970-01-01T00:00:01.234567"]
+
+
 def test_uuids_and_float32_are_told_as_people_write_them() -> None:
     ids = pa.array([uuid.UUID(int=5).bytes, None], pa.binary(16)).cast(pa.binary(16))
     array = pa.ExtensionArray.from_storage(pa.uuid(), ids)
