@@ -46,7 +46,7 @@ class TextNetwork:
         token_limit: tokens a text is cut at, its end kept.
         weights_hash: hash of all that determines a feature besides the text.
         weights: arrays by name.
-        features: weights (arrays, or variables of the same), ids int32[B, L], padded anyhow, and lengths int32[B]
+        features: weights (arrays or variables), ids int32[B, L], padded anyhow, and lengths int32[B]
             -> float32[B, D].
         tokenise: string[B] -> ragged int32[B, (L)], with begin and end, uncut.
         resources: what `tokenise` reads, to be saved with it.
@@ -75,7 +75,7 @@ def save_picture_network(network: PictureNetwork, folder: Path) -> None:
 def save_text_network(network: TextNetwork, folder: Path) -> None:
     """Write a network for texts as a SavedModel: strings in, tokenised inside.
 
-    Its weights are variables: as constants they would be copied with every function, and take twice the memory.
+    Its weights are variables: constants are copied with every function, and would take twice the memory.
     """
     variables = {name: tf.Variable(array, trainable=False) for name, array in network.weights.items()}
     last = network.token_limit - 1
@@ -95,7 +95,10 @@ def save_text_network(network: TextNetwork, folder: Path) -> None:
 
 
 def convert_text_network(network: TextNetwork) -> bytes:
-    """Convert a network for texts to LiteRT: ids int32[B, L] and lengths int32[B] in; raises ConversionError."""
+    """Convert a network for texts to LiteRT, ids int32[B, L] and lengths int32[B] in.
+
+    Raises ConversionError.
+    """
 
     def serve(ids: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"features": network.features(network.weights, ids, lengths)}

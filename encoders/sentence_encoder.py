@@ -59,8 +59,8 @@ def text_network() -> TextNetwork:
 def read_weights(data: bytes) -> dict[str, npt.NDArray[Any]]:
     """Read `weights.npz` as `features` takes it: arrays float32 by name, and `table`, uint8[pieces, 512].
 
-    The file stores piece p in chunk p % 17, each chunk with a scale and an offset of its own; the table is in the
-    order of the pieces. The three branches' projections become one.
+    The file stores piece p in chunk p % 17, each chunk with a scale and an offset of its own; the table is in
+    the order of the pieces. The three branches' projections become one.
     """
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files if name not in ("bits", "eps")}
@@ -72,7 +72,7 @@ def read_weights(data: bytes) -> dict[str, npt.NDArray[Any]]:
 
 
 def features(w: Mapping[str, Any], ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-    """Encode texts: weights, ids int32[B, L], padded anyhow, lengths int32[B] -> float32[B, 512], unit norm."""
+    """Encode texts: weights, ids int32[B, L], padded, lengths int32[B] -> unit norm float32[B, 512]."""
     positions = tf.expand_dims(tf.range(tf.shape(ids)[1]), 0)
     mask = tf.expand_dims(tf.cast(positions < tf.expand_dims(lengths, 1), tf.float32), 2)
     chunk = tf.math.floormod(ids, CHUNKS)

@@ -108,7 +108,7 @@ def exit_code(error: Exception) -> int | None:
         return BAD_FLAG
     flags = ("CatalogueError", "WhereError", "UnknownProductError", "StageError", "BundleError", "TowerError", "QueryError",
              "FusionError", "ApplicationError", "SavedModelError")  # fmt: skip
-    codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError"), FAILED)
+    codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
     codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED}
     codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError"), STORAGE)
     return next((codes[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in codes), None)

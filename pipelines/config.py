@@ -215,7 +215,7 @@ def fusion_weights(config: Config) -> dict[str, float]:
     Raises:
         ConfigError: an unknown modality, or a weight that is no finite non-negative number.
     """
-    weights = {"picture": 0.5, "text": 0.5}
+    weights = {"picture": 0.4, "text": 0.6}
     for name, text in config.weight.items():
         if name not in weights:
             raise ConfigError(f"--weight names the modality '{name}'; it may be {', '.join(weights)}")

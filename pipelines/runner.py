@@ -16,11 +16,13 @@ from encoders.integrity import IntegrityError
 from encoders.towers import TowerError
 from pipelines.catalogue import CatalogueError
 from pipelines.config import ConfigError
+from pipelines.items import BuildError
 from pipelines.storage import StorageError
 
 # The errors of ours that a worker may raise; Beam hands them to the driver as text.
 _OURS = {
-    error.__name__: error for error in (BundleError, CatalogueError, ConfigError, IntegrityError, StorageError, TowerError)
+    error.__name__: error
+    for error in (BuildError, BundleError, CatalogueError, ConfigError, IntegrityError, StorageError, TowerError)
 }
 _RAISED = re.compile(r"^(?:[\w.]*\.)?(?P<name>\w+): (?P<text>.*?)(?: \[while running '[^']*'\])?$", re.DOTALL)
 

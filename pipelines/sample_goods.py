@@ -203,7 +203,6 @@ TYPES: Mapping[str, ProductType] = {
 # Some come close to one another: navy and black, maroon and red, beige and white, teal and green.
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "black": (32, 32, 36),
-    "grey": (124, 127, 133),
     "white": (242, 241, 238),
     "beige": (216, 194, 148),
     "brown": (110, 68, 34),

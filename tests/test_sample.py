@@ -244,7 +244,7 @@ def test_query_image_is_a_photo_that_the_catalogue_lacks(rows: list[dict[str, An
 def test_query_image_of_an_unknown_type_or_colour_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="product_type is 'spoon': give one of T-shirt, dress"):
         write_query_image(str(tmp_path / "query.jpg"), SEED, "spoon")
-    with pytest.raises(ValueError, match="colour is 'mauve': give one of black, grey"):
+    with pytest.raises(ValueError, match="colour is 'mauve': give one of black, white"):
         write_query_image(str(tmp_path / "query.jpg"), SEED, "mug", "mauve")
 
 

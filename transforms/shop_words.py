@@ -70,7 +70,7 @@ class ShopWords:
         """Translate a value; what is not in the table stays as it is.
 
         A value that is no row of its own is put together from the longest rows that cover its words ("Dark Olive
-        Shirts"). Without `rng` each row's usual variant is taken, with it the usual one half of the time.
+        Shirts"). Without `rng` each row's usual variant is taken, with it the usual one most of the time.
         """
         word = self.find(value)
         if word:
@@ -106,7 +106,7 @@ def singular(value: str) -> str:
 
 
 def _choose(variants: tuple[str, ...], rng: np.random.Generator | None) -> str:
-    if rng is None or len(variants) == 1 or rng.random() < 0.5:
+    if rng is None or len(variants) == 1 or rng.random() < 0.7:
         return variants[0]
     return variants[int(rng.integers(1, len(variants)))]
 

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoders.heads import Head, apply_head
+from encoders.training import TrainingSettings, evaluate_heads, head_model, head_of, train_heads
+from encoders.training_data import ArrayTrainingData
+
+KINDS, COLOURS, PHRASES_EACH = 8, 6, 4
+WIDTHS = {"picture": 40, "text": 24}
+SETTINGS = TrainingSettings(dimension=16, hidden_units=32, epochs=12, rounds=6, learning_rate=5e-3)
+
+
+def make_data(products: int = 600, **changes: Any) -> ArrayTrainingData:
+    """Draw products of a kind and a colour, which pictures and texts show in unlike ways.
+
+    A phrase names kind and colour in one of four wordings; its text is like an indexed text, with noise of its own.
+    """
+    rng = np.random.default_rng(3)
+    kind, colour = rng.integers(KINDS, size=products), rng.integers(COLOURS, size=products)
+    latent = np.concatenate([np.eye(KINDS)[kind], np.eye(COLOURS)[colour]], axis=1)
+    maps = {name: rng.standard_normal((latent.shape[1], width)) for name, width in WIDTHS.items()}
+    features = {
+        name: (latent @ maps[name] + 0.7 * rng.standard_normal((products, width)) + 3).astype(np.float16)
+        for name, width in WIDTHS.items()
+    }
+    combinations = np.array([(k, c) for k in range(KINDS) for c in range(COLOURS)])
+    spoken = np.concatenate([np.eye(KINDS)[combinations[:, 0]], np.eye(COLOURS)[combinations[:, 1]]], axis=1)
+    phrases = np.repeat(spoken, PHRASES_EACH, axis=0) @ maps["text"] + 3
+    phrases += 0.7 * rng.standard_normal(phrases.shape)
+    own = (kind * COLOURS + colour)[:, None] * PHRASES_EACH + np.arange(PHRASES_EACH)
+    given: dict[str, Any] = {
+        "features": features,
+        "present": {name: rng.random(products) < 0.95 for name in WIDTHS},
+        "queries": phrases.astype(np.float16),
+        "title_ids": np.full(products, -1),
+        "product_phrases": own,
+        "validation_rows": np.arange(products) % 5 == 0,
+    }
+    return ArrayTrainingData(**{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def data() -> ArrayTrainingData:
+    return make_data()
+
+
+@pytest.fixture(scope="module")
+def trained(data: ArrayTrainingData) -> dict[str, Any]:
+    result = train_heads(data, WIDTHS, SETTINGS)
+    return {"heads": result.heads, "figures": result.figures}
+
+
+def same(one: Head, other: Head) -> bool:
+    return all(np.array_equal(value, vars(other)[name]) for name, value in vars(one).items())
+
+
+def test_phrases_find_pictures_and_texts_of_products_never_seen(
+    data: ArrayTrainingData, trained: dict[str, Any]
+) -> None:
+    recalls = evaluate_heads(trained["heads"], data.validation())
+    assert recalls["picture"]["recall@10"] > 0.75
+    assert recalls["text"]["recall@10"] > 0.75
+    untrained = train_heads(data, WIDTHS, TrainingSettings(dimension=16, epochs=0)).heads
+    assert evaluate_heads(untrained, data.validation())["picture"]["recall@10"] < 0.35
+
+
+def test_figures_are_those_of_the_heads_kept(data: ArrayTrainingData, trained: dict[str, Any]) -> None:
+    figures = trained["figures"]
+    assert figures["validation"] == evaluate_heads(trained["heads"], data.validation())
+    assert figures["trained"] == ["picture", "text"]
+    assert 0 < figures["best_epoch"] <= figures["epochs"] <= 12
+    assert figures["loss"][-1] < figures["loss"][0]
+    assert figures["seconds"] > 0
+
+
+def test_training_is_the_same_by_seed(data: ArrayTrainingData, trained: dict[str, Any]) -> None:
+    again = train_heads(data, WIDTHS, SETTINGS)
+    assert again.figures["loss"] == trained["figures"]["loss"]
+    assert all(same(again.heads[name], trained["heads"][name]) for name in WIDTHS)
+    other = train_heads(data, WIDTHS, TrainingSettings(**{**vars(SETTINGS), "seed": 1}))
+    assert not same(other.heads["text"], trained["heads"]["text"])
+
+
+def test_numpy_applies_what_keras_trained() -> None:
+    rng = np.random.default_rng(0)
+    mean, scale = rng.standard_normal(40).astype(np.float32), np.exp(rng.standard_normal(40)).astype(np.float32)
+    model = head_model(mean, scale, SETTINGS, seed=0)
+    for variable in model.trainable_variables:
+        variable.assign(rng.standard_normal(variable.shape))
+    features = rng.standard_normal((300, 40)).astype(np.float32)
+    np.testing.assert_allclose(apply_head(head_of(model), features), model(features, training=False), atol=1e-5)
+
+
+def test_head_begins_as_a_projection_that_keeps_similarities() -> None:
+    model = head_model(np.zeros(24, np.float32), np.ones(24, np.float32), TrainingSettings(dimension=24), seed=0)
+    features = np.random.default_rng(0).standard_normal((30, 24)).astype(np.float32)
+    vectors = apply_head(head_of(model), features)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors @ vectors.T, features @ features.T, atol=1e-5)
+
+
+def test_missing_pictures_and_texts_are_never_looked_at(data: ArrayTrainingData, trained: dict[str, Any]) -> None:
+    features = {name: array.copy() for name, array in data.features.items()}
+    for name, array in features.items():
+        array[~data.present[name]] = np.nan
+    again = train_heads(make_data(features=features), WIDTHS, SETTINGS)
+    assert again.figures["loss"] == trained["figures"]["loss"]
+
+
+def test_catalogue_of_texts_alone_is_trained() -> None:
+    data = make_data()
+    texts = make_data(features={"text": data.features["text"]}, present={"text": data.present["text"]})
+    result = train_heads(texts, {"text": WIDTHS["text"]}, SETTINGS)
+    assert result.figures["trained"] == ["text"]
+    assert result.figures["validation"]["text"]["recall@10"] > 0.75
+
+
+def test_catalogue_of_pictures_alone_gets_a_head_that_only_projects() -> None:
+    data = make_data()
+    pictures = make_data(
+        features={"picture": data.features["picture"]},
+        present={"picture": data.present["picture"]},
+        queries=np.zeros((0, 1), np.float16),
+        product_phrases=np.zeros((600, 0), int),
+    )
+    result = train_heads(pictures, {"picture": WIDTHS["picture"]}, SETTINGS)
+    assert result.figures["trained"] == []
+    assert result.heads["picture"].hidden_bias.size == 0
+    assert result.heads["picture"].dimension_out == 16
+
+
+def test_modality_that_no_product_has_gets_a_head_that_only_projects() -> None:
+    data = make_data()
+    present = {"picture": np.zeros(600, bool), "text": data.present["text"]}
+    result = train_heads(make_data(present=present), WIDTHS, SETTINGS)
+    assert result.figures["trained"] == ["text"]
+    assert result.heads["picture"].hidden_bias.size == 0
+
+
+@pytest.mark.parametrize("products", [1, 2, 10])
+def test_tiny_catalogue_is_trained(products: int) -> None:
+    data = make_data(products, present={name: np.ones(products, bool) for name in WIDTHS})
+    result = train_heads(data, WIDTHS, SETTINGS)
+    assert set(result.heads) == set(WIDTHS)
+    for name, head in result.heads.items():
+        assert np.isfinite(apply_head(head, data.features[name])).all()
+
+
+def test_without_products_held_out_all_steps_are_taken() -> None:
+    data = make_data(64, validation_rows=np.zeros(64, bool))
+    result = train_heads(data, WIDTHS, TrainingSettings(**{**vars(SETTINGS), "rounds": 30, "epochs": 30}))
+    assert result.figures["steps"] == 30
+    assert result.figures["validation"] == {}
+
+
+def test_training_ends_when_validation_gets_no_better() -> None:
+    rng = np.random.default_rng(0)
+    noise = {name: rng.standard_normal((600, width)).astype(np.float16) for name, width in WIDTHS.items()}
+    settings = TrainingSettings(**{**vars(SETTINGS), "epochs": 40, "rounds": 40, "patience": 3})
+    figures = train_heads(make_data(features=noise), WIDTHS, settings).figures
+    assert figures["epochs"] < 40
+    assert figures["epochs"] == pytest.approx(figures["best_epoch"] + 3, abs=0.1)
+
+
+def test_features_are_read_from_files_mapped_to_memory(
+    data: ArrayTrainingData, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    features = {}
+    for name, array in data.features.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        features[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    mapped = train_heads(make_data(features=features), WIDTHS, SETTINGS)
+    assert all(same(mapped.heads[name], trained["heads"][name]) for name in WIDTHS)
