@@ -51,9 +51,7 @@ class Fusion:
             if not math.isfinite(weight) or weight < 0:
                 raise FusionError(f"fusion weight {weight} of '{name}' is not a finite number of 0 or more")
         if not any(weights.values()):
-            raise FusionError(
-                f"no modality has a fusion weight above 0 ({weights}): give at least one a weight"
-            )
+            raise FusionError(f"no modality has a fusion weight above 0 ({weights}): give at least one a weight")
         object.__setattr__(self, "weights", weights)
 
     @property

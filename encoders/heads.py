@@ -58,9 +58,7 @@ class Head:
         for name, shape in expected.items():
             found = getattr(self, name).shape
             if found != shape:
-                raise HeadError(
-                    f"head array '{name}' has shape {found}, but its other arrays ask for {shape}"
-                )
+                raise HeadError(f"head array '{name}' has shape {found}, but its other arrays ask for {shape}")
         if (self.scale <= 0).any():
             raise HeadError("head array 'scale' has values that are not positive: train the head again")
 
@@ -107,9 +105,7 @@ def apply_head(head: Head, features: npt.NDArray[np.floating], block: int = BLOC
     not finite.
     """
     if features.ndim != 2 or features.shape[1] != head.dimension_in:
-        raise HeadError(
-            f"features of shape {features.shape} do not fit a head for dimension {head.dimension_in}"
-        )
+        raise HeadError(f"features of shape {features.shape} do not fit a head for dimension {head.dimension_in}")
     vectors = np.empty((len(features), head.dimension_out), np.float32)
     padded = np.zeros((block, head.dimension_in), np.float32)
     for start in range(0, len(features), block):

@@ -63,9 +63,7 @@ class TrainedHeads:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def train_heads(
-    data: TrainingData, dimensions: Mapping[str, int], settings: TrainingSettings | None = None
-) -> TrainedHeads:
+def train_heads(data: TrainingData, dimensions: Mapping[str, int], settings: TrainingSettings | None = None) -> TrainedHeads:
     """Fit one head a modality; `dimensions` says which modalities there are and how wide their features are.
 
     Keeps the heads of the round with the best mean recall@10 from queries to products of the validation batch;
@@ -141,12 +139,10 @@ def head_model(mean: Float32, scale: Float32, settings: TrainingSettings, seed: 
     features = keras.Input((len(mean),))
     standard = layers.Normalization(mean=mean, variance=np.square(scale), name="standard")(features)
     kept = layers.Dropout(settings.input_dropout, seed=seed)(standard)
-    linear = layers.Dense(
-        settings.dimension, kernel_initializer=initializers.Orthogonal(seed=seed), name="linear"
-    )(kept)
-    hidden = layers.Dense(
-        settings.hidden_units, "relu", kernel_initializer=initializers.HeNormal(seed=seed + 1), name="hidden"
-    )(kept)
+    linear = layers.Dense(settings.dimension, kernel_initializer=initializers.Orthogonal(seed=seed), name="linear")(kept)
+    hidden = layers.Dense(settings.hidden_units, "relu", kernel_initializer=initializers.HeNormal(seed=seed + 1), name="hidden")(
+        kept
+    )
     hidden = layers.Dropout(settings.hidden_dropout, seed=seed + 1)(hidden)
     output = layers.Dense(settings.dimension, use_bias=False, kernel_initializer="zeros", name="output")(hidden)
     return keras.Model(features, layers.UnitNormalization()(layers.Add()([linear, output])))
@@ -154,9 +150,7 @@ def head_model(mean: Float32, scale: Float32, settings: TrainingSettings, seed: 
 
 def head_of(model: keras.Model) -> Head:
     """Take the weights of a head's Keras model for use in numpy."""
-    standard, linear, hidden, output = (
-        model.get_layer(name) for name in ("standard", "linear", "hidden", "output")
-    )
+    standard, linear, hidden, output = (model.get_layer(name) for name in ("standard", "linear", "hidden", "output"))
     return Head(
         mean=np.asarray(standard.mean).reshape(-1),
         scale=np.sqrt(np.asarray(standard.variance)).reshape(-1),
@@ -171,9 +165,7 @@ def head_of(model: keras.Model) -> Head:
 class _Trainer:
     """Hold the models that are trained, the running means of their weights, and the compiled step."""
 
-    def __init__(
-        self, moments: Mapping[str, tuple[Float32, Float32]], steps: int, settings: TrainingSettings
-    ) -> None:
+    def __init__(self, moments: Mapping[str, tuple[Float32, Float32]], steps: int, settings: TrainingSettings) -> None:
         self.decay = settings.average
         self.models, self.averages = (
             {
@@ -240,7 +232,7 @@ def _contrast(logits: tf.Tensor, answers: tf.Tensor, present: tf.Tensor) -> tf.T
 
 def _steps(per_epoch: int, settings: TrainingSettings) -> int:
     if settings.epochs is not None:
-        return settings.epochs * per_epoch
+        return max(settings.epochs * per_epoch, 1)
     return min(max(40 * per_epoch, settings.least_steps), settings.most_steps)
 
 
@@ -249,9 +241,7 @@ def _endless(data: TrainingData) -> Iterator[TrainingBatch]:
         yield from data.train_batches(epoch)
 
 
-def _measure(
-    data: TrainingData, dimensions: Mapping[str, int], rows: int
-) -> dict[str, tuple[Float32, Float32]]:
+def _measure(data: TrainingData, dimensions: Mapping[str, int], rows: int) -> dict[str, tuple[Float32, Float32]]:
     """Measure mean and deviation of the first `rows` training features of each modality that has any.
 
     Queries count as texts. Nothing is measured where there is no query.

@@ -69,9 +69,7 @@ def test_text_query_ranks_by_the_weighted_sum_of_similarities_in_a_concatenation
     scores = fusion.query({"text": query}, {}) @ fusion.fuse(vectors, present).T
     similarity = {m: np.where(present[m], query @ vectors[m].T, 0) for m in WEIGHTS}
     weighted = np.sum([WEIGHTS[m] * similarity[m] for m in WEIGHTS], axis=0)
-    share = np.sum(
-        [WEIGHTS[m] * present[m] for m in WEIGHTS], axis=0
-    )  # the renormalisation for missing modalities
+    share = np.sum([WEIGHTS[m] * present[m] for m in WEIGHTS], axis=0)  # the renormalisation for missing modalities
     np.testing.assert_allclose(scores, weighted / np.sqrt(np.where(share == 0, 1, share)), atol=1e-6)
     whole = present["picture"] & present["text"]
     assert np.array_equal(np.argsort(-scores[:, whole]), np.argsort(-weighted[:, whole]))
@@ -114,16 +112,12 @@ def test_text_finds_pictures_where_products_are_fused_from_pictures_alone(
     np.testing.assert_allclose(fusion.query({"text": vectors["text"]}, {}), vectors["text"], atol=1e-6)
     mixed = fusion.query(vectors, present)
     expected = np.where(present["picture"][:, None], vectors["picture"], vectors["text"])
-    np.testing.assert_allclose(
-        mixed, np.where((present["picture"] | present["text"])[:, None], expected, 0), atol=1e-6
-    )
+    np.testing.assert_allclose(mixed, np.where((present["picture"] | present["text"])[:, None], expected, 0), atol=1e-6)
 
 
 def test_catalogue_without_pictures_fuses_its_texts(vectors: dict[str, np.ndarray]) -> None:
     fused = Fusion("concatenation", WEIGHTS).fuse({"text": vectors["text"]}, {})
-    np.testing.assert_allclose(
-        fused, np.concatenate([np.zeros((ROWS, D)), vectors["text"]], axis=1), atol=1e-6
-    )
+    np.testing.assert_allclose(fused, np.concatenate([np.zeros((ROWS, D)), vectors["text"]], axis=1), atol=1e-6)
 
 
 def test_weight_zero_adds_no_dimensions() -> None:

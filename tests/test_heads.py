@@ -95,9 +95,7 @@ def test_feature_that_is_not_finite_is_refused_with_its_row() -> None:
 
 def test_arrays_that_do_not_fit_together_are_refused() -> None:
     good = make_head()
-    arrays = {
-        name: getattr(good, name) for name in ("mean", "scale", "linear", "hidden", "hidden_bias", "output")
-    }
+    arrays = {name: getattr(good, name) for name in ("mean", "scale", "linear", "hidden", "hidden_bias", "output")}
     with pytest.raises(HeadError, match=r"'bias' has shape \(9,\), but its other arrays ask for \(8,\)"):
         Head(**arrays, bias=np.zeros(9, np.float32))
     with pytest.raises(HeadError, match="'scale' has values that are not positive"):
@@ -112,7 +110,5 @@ def test_random_head_keeps_the_order_of_similarities(inputs: int, outputs: int) 
     features = np.random.default_rng(6).standard_normal((50, inputs)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     vectors = apply_head(head, features)
-    np.testing.assert_allclose(
-        vectors @ vectors.T, features @ features.T, atol=1e-5 if outputs >= inputs else 0.3
-    )
+    np.testing.assert_allclose(vectors @ vectors.T, features @ features.T, atol=1e-5 if outputs >= inputs else 0.3)
     assert np.array_equal(head.linear, random_head(inputs, outputs, seed=5).linear)

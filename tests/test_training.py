@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders.heads import Head, apply_head
+from encoders.heads import Head, apply_head, random_head
 from encoders.training import TrainingSettings, evaluate_heads, head_model, head_of, train_heads
 from encoders.training_data import ArrayTrainingData
 
@@ -59,13 +59,11 @@ def same(one: Head, other: Head) -> bool:
     return all(np.array_equal(value, vars(other)[name]) for name, value in vars(one).items())
 
 
-def test_phrases_find_pictures_and_texts_of_products_never_seen(
-    data: ArrayTrainingData, trained: dict[str, Any]
-) -> None:
+def test_phrases_find_pictures_and_texts_of_products_never_seen(data: ArrayTrainingData, trained: dict[str, Any]) -> None:
     recalls = evaluate_heads(trained["heads"], data.validation())
     assert recalls["picture"]["recall@10"] > 0.75
     assert recalls["text"]["recall@10"] > 0.75
-    untrained = train_heads(data, WIDTHS, TrainingSettings(dimension=16, epochs=0)).heads
+    untrained = {name: random_head(width, 16, seed=0) for name, width in WIDTHS.items()}
     assert evaluate_heads(untrained, data.validation())["picture"]["recall@10"] < 0.35
 
 
@@ -88,7 +86,10 @@ def test_training_is_the_same_by_seed(data: ArrayTrainingData, trained: dict[str
 
 def test_numpy_applies_what_keras_trained() -> None:
     rng = np.random.default_rng(0)
-    mean, scale = rng.standard_normal(40).astype(np.float32), np.exp(rng.standard_normal(40)).astype(np.float32)
+    mean, scale = (
+        rng.standard_normal(40).astype(np.float32),
+        np.exp(rng.standard_normal(40)).astype(np.float32),
+    )
     model = head_model(mean, scale, SETTINGS, seed=0)
     for variable in model.trainable_variables:
         variable.assign(rng.standard_normal(variable.shape))
@@ -102,14 +103,6 @@ def test_head_begins_as_a_projection_that_keeps_similarities() -> None:
     vectors = apply_head(head_of(model), features)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(vectors @ vectors.T, features @ features.T, atol=1e-5)
-
-
-def test_missing_pictures_and_texts_are_never_looked_at(data: ArrayTrainingData, trained: dict[str, Any]) -> None:
-    features = {name: array.copy() for name, array in data.features.items()}
-    for name, array in features.items():
-        array[~data.present[name]] = np.nan
-    again = train_heads(make_data(features=features), WIDTHS, SETTINGS)
-    assert again.figures["loss"] == trained["figures"]["loss"]
 
 
 def test_catalogue_of_texts_alone_is_trained() -> None:
@@ -142,7 +135,7 @@ def test_modality_that_no_product_has_gets_a_head_that_only_projects() -> None:
     assert result.heads["picture"].hidden_bias.size == 0
 
 
-@pytest.mark.parametrize("products", [1, 2, 10])
+@pytest.mark.parametrize("products", [1, 10])
 def test_tiny_catalogue_is_trained(products: int) -> None:
     data = make_data(products, present={name: np.ones(products, bool) for name in WIDTHS})
     result = train_heads(data, WIDTHS, SETTINGS)
@@ -167,12 +160,12 @@ def test_training_ends_when_validation_gets_no_better() -> None:
     assert figures["epochs"] == pytest.approx(figures["best_epoch"] + 3, abs=0.1)
 
 
-def test_features_are_read_from_files_mapped_to_memory(
+def test_rows_are_read_from_files_mapped_to_memory_and_missing_ones_never_looked_at(
     data: ArrayTrainingData, trained: dict[str, Any], tmp_path: Path
 ) -> None:
     features = {}
     for name, array in data.features.items():
-        np.save(tmp_path / f"{name}.npy", array)
+        np.save(tmp_path / f"{name}.npy", np.where(data.present[name][:, None], array, np.nan))
         features[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
     mapped = train_heads(make_data(features=features), WIDTHS, SETTINGS)
     assert all(same(mapped.heads[name], trained["heads"][name]) for name in WIDTHS)

@@ -115,9 +115,7 @@ def make_phrases(
     return phrases
 
 
-def phrases_of(
-    attributes: Attributes, count: int, seed: int, words: ShopWords, chinese_share: float
-) -> list[str]:
+def phrases_of(attributes: Attributes, count: int, seed: int, words: ShopWords, chinese_share: float) -> list[str]:
     """Make the phrases of a product that follow from its attributes and `seed` alone, each once."""
     canonical = repr((seed, sorted((role, value) for role, value in attributes.items())))
     digest = hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -185,9 +183,7 @@ def _english_value(role: str, value: str, rng: np.random.Generator, words: ShopW
 
 def _chinese(chosen: Mapping[str, str], rng: np.random.Generator, words: ShopWords) -> str:
     """Put the kind last (or, parted by spaces, anywhere), what it is like before it; brands stay as they are."""
-    spoken = {
-        role: value if role == "brand" else words.chinese(value, rng) for role, value in chosen.items() if role != "kind"
-    }
+    spoken = {role: value if role == "brand" else words.chinese(value, rng) for role, value in chosen.items() if role != "kind"}
     parts = list(spoken.values())
     rng.shuffle(parts)
     kind = [words.chinese(chosen["kind"], rng)] if "kind" in chosen else []
