@@ -67,7 +67,7 @@ class Unseen:
 
     def vectors(self, column: str) -> np.ndarray:
         """Return a modality's vectors float32[N, d]; rows of zeros where it is missing."""
-        zero = np.zeros(self.bundle.dimension, dtype=np.float32)
+        zero = np.zeros(self.bundle.heads["text"].dimension_out, dtype=np.float32)
         return np.stack([zero if row is None else np.asarray(row, np.float32) for row in self.table[column].to_pylist()])
 
     def column(self, name: str) -> np.ndarray:

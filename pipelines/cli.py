@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 # Enough products to train heads on, few enough for the whole first run to take minutes on a laptop.
-SAMPLE_PRODUCTS = 4_000
+SAMPLE_PRODUCTS = 3_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
