@@ -32,7 +32,7 @@ Float32 = npt.NDArray[np.float32]
 class TrainingSettings:
     """Settings of training; the defaults were tuned on several thousand fashion products.
 
-    epochs: passes over the training products at most; None takes 40, but no less than `least_steps` and no more than
+    epochs: passes over the training products at most; None takes 80, but no less than `least_steps` and no more than
     `most_steps` steps, so that few products are seen often enough and many do not take hours. The learning rate
     falls to 0 along half a cosine. After each of `rounds` equal parts the heads are measured, and training
     ends `patience` parts after the best one. average: decay, a step, of the running mean of the weights that is kept.
@@ -44,7 +44,7 @@ class TrainingSettings:
     least_steps: int = 800
     most_steps: int = 6000
     rounds: int = 40
-    patience: int = 8
+    patience: int = 15
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     input_dropout: float = 0.3
@@ -92,7 +92,8 @@ def train_heads(data: TrainingData, dimensions: Mapping[str, int], settings: Tra
         current = {name: head_of(model) for name, model in trainer.averages.items()}
         recalls = evaluate_heads(current, validation)
         score = float(np.mean([recall["recall@10"] for recall in recalls.values()])) if recalls else float(done)
-        logger.info("step %d of %d: loss %.4f, validation %s", done, steps, losses[-1], recalls)
+        shown = ", ".join(f"{name} {figures['recall@10']:.3f}" for name, figures in recalls.items())
+        logger.info("train: step %d of %d, loss %.3f, recall@10 on validation: %s", done, steps, losses[-1], shown)
         if score > best_score:
             best_score, best_step, best_recalls = score, done, recalls
             heads.update(current)
@@ -233,7 +234,7 @@ def _contrast(logits: tf.Tensor, answers: tf.Tensor, present: tf.Tensor) -> tf.T
 def _steps(per_epoch: int, settings: TrainingSettings) -> int:
     if settings.epochs is not None:
         return max(settings.epochs * per_epoch, 1)
-    return min(max(40 * per_epoch, settings.least_steps), settings.most_steps)
+    return min(max(80 * per_epoch, settings.least_steps), settings.most_steps)
 
 
 def _endless(data: TrainingData) -> Iterator[TrainingBatch]:

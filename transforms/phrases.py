@@ -117,10 +117,11 @@ def make_phrases(
 
 def phrases_of(attributes: Attributes, count: int, seed: int, words: ShopWords, chinese_share: float) -> list[str]:
     """Make the phrases of a product that follow from its attributes and `seed` alone, each once."""
-    canonical = repr((seed, sorted((role, value) for role, value in attributes.items())))
+    ordered = {role: attributes[role] for role in sorted(attributes)}
+    canonical = repr((seed, list(ordered.items())))
     digest = hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "big"))
-    return list(dict.fromkeys(make_phrases(attributes, count, rng, words, chinese_share)))
+    return list(dict.fromkeys(make_phrases(ordered, count, rng, words, chinese_share)))
 
 
 def pool_phrases(phrases: Iterable[tuple[str, Iterable[str]]], limit: int, seed: int) -> list[str]:

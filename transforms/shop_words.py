@@ -118,4 +118,5 @@ def _key(value: str) -> str:
 
 
 def _singular_key(key: str) -> str:
-    return singular(key).replace(" ", "").replace("'", "")
+    bare = singular(key).replace(" ", "").replace("'", "")
+    return bare[:-2] + "y" if bare.endswith("ie") else bare  # "hoodie" and "hoodies"

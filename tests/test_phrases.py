@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from transforms.phrases import find_roles, make_phrases, phrases_of, pool_phrases, product_attributes
+from transforms.shop_words import ShopWords, singular
+
+SHIRT = {"kind": "Shirts", "colour": "Navy Blue", "audience": "Men"}
+
+
+@pytest.fixture(scope="module")
+def words() -> ShopWords:
+    return ShopWords.load()
+
+
+def draw(attributes: dict[str, str | list[str]], words: ShopWords, chinese_share: float, count: int = 2000) -> set[str]:
+    return set(make_phrases(attributes, count, np.random.default_rng(0), words, chinese_share))
+
+
+@pytest.mark.parametrize(
+    ("value", "chinese"),
+    [
+        ("Navy Blue", "海军蓝"),
+        ("navy-blue", "海军蓝"),
+        ("T-Shirt", "T恤"),
+        ("tshirts", "T恤"),
+        ("Tees", "T恤"),
+        ("Dresses", "连衣裙"),
+        ("women's", "女士"),
+        ("F", "女士"),
+        ("Accessories", "配饰"),
+        ("glass", "玻璃"),
+        ("glasses", "眼镜"),
+        ("Dark Olive Shirts", "深橄榄色衬衫"),
+        ("Hoodies & Sweatshirts", "连帽衫卫衣"),
+        ("Perfume and Body Mist", "香水"),
+    ],
+)
+def test_words_are_found_whatever_their_case_number_and_hyphens(words: ShopWords, value: str, chinese: str) -> None:
+    assert words.chinese(value) == chinese
+
+
+def test_word_that_the_table_lacks_stays_english(words: ShopWords) -> None:
+    assert words.chinese("Flux Capacitor") == "Flux Capacitor"
+    assert words.chinese("Black Flux") == "Black Flux"
+    assert words.english("Flux Capacitor") == ("Flux Capacitor",)
+
+
+def test_table_covers_what_a_shop_sells(words: ShopWords) -> None:
+    shop = "mug teapot lamp armchair umbrella cushion scarf handbag backpack sneakers boots heels watch necklace ring earrings "
+    shop += "lipstick perfume sunglasses belt wallet hoodie jeans skirt dress coat sweater tracksuit sofa vase leather striped"
+    assert [word for word in shop.split() if words.chinese(word) == word] == []
+
+
+def test_variants_are_drawn_and_the_usual_one_most_often(words: ShopWords) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [words.chinese("navy", rng) for _ in range(300)]
+    assert set(drawn) == {"海军蓝", "藏青色", "海军蓝色"}
+    assert drawn.count("海军蓝") > 150
+
+
+@pytest.mark.parametrize("text", ["colour\tzh\nred\t红", "en\tzh\nred", "en\tzh\nred|\t红"])
+def test_table_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "words.tsv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"word table '.*words\.tsv'"):
+        ShopWords.load(path)
+
+
+def test_own_table_takes_the_place_of_the_package_s(tmp_path: Path) -> None:
+    path = tmp_path / "words.tsv"
+    path.write_text("en\tzh\nblender|mixer\t搅拌机\n", encoding="utf-8")
+    own = ShopWords.load(path)
+    assert own.chinese("Mixers") == "搅拌机"
+    assert own.chinese("red") == "red"
+
+
+@pytest.mark.parametrize(
+    ("plural", "expected"),
+    [("Casual Shoes", "Casual Shoe"), ("Dresses", "Dress"), ("Watches", "Watch"), ("Accessories", "Accessory"),
+     ("Jeans", "Jeans"), ("Dress", "Dress"), ("Hat", "Hat"), ("Sunglasses", "Sunglasses")],
+)  # fmt: skip
+def test_plural_goes_by_rule(plural: str, expected: str) -> None:
+    assert singular(plural) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "roles"),
+    [
+        (["id", "articleType", "baseColour", "gender"], {"kind": "articleType", "colour": "baseColour", "audience": "gender"}),
+        (["product_type", "subcategory", "Color", "Sex"], {"kind": "product_type", "colour": "Color", "audience": "Sex"}),
+        (["category", "attributes.material", "brand"], {"kind": "category", "material": "attributes.material", "brand": "brand"}),
+        (["product_type", "category"], {"kind": "product_type", "category": "category"}),
+        (["title", "price"], {}),
+    ],
+)
+def test_roles_are_found_by_the_names_of_columns(columns: list[str], roles: dict[str, str]) -> None:
+    assert find_roles(columns) == roles
+
+
+def test_attributes_come_from_strings_lists_and_paths(words: ShopWords) -> None:
+    row = {"category": "Men/Tops/Jackets", "color": ["Red", "Blue", "Red"], "pattern": None, "brand": "  ", "size": 4}
+    roles = find_roles(row)
+    assert product_attributes(row, roles, words) == {"kind": ["Jackets"], "audience": ["Men"], "colour": ["Red", "Blue"]}
+
+
+def test_column_for_the_audience_goes_before_a_path(words: ShopWords) -> None:
+    row = {"category": "Men/Tops", "gender": "Unisex"}
+    assert product_attributes(row, find_roles(row), words) == {"kind": ["Tops"], "audience": ["Unisex"]}
+
+
+def test_english_phrases_have_the_wordings_of_shoppers(words: ShopWords) -> None:
+    phrases = draw(SHIRT, words, 0)
+    expected = {"navy blue men shirts", "shirts for men", "shirt in navy blue for men", "men's navy blue shirts"}
+    assert expected | {"mens shirts", "shirts men navy blue", "Navy Blue Shirts"} <= phrases
+    assert not any(char > "\u2fff" for phrase in phrases for char in phrase)
+
+
+def test_chinese_phrases_have_the_wordings_of_shoppers(words: ShopWords) -> None:
+    phrases = draw(SHIRT, words, 1, count=10_000)
+    assert {"男士海军蓝衬衫", "海军蓝 男士 衬衫", "海军蓝男士衬衫", "男式 衬衫 海军蓝色", "海军蓝的衬衫"} <= phrases
+    assert not any(char.isascii() and char.isalpha() for phrase in phrases for char in phrase)
+
+
+def test_brands_and_unknown_words_stay_as_they_are_in_chinese_phrases(words: ShopWords) -> None:
+    phrases = draw({"kind": "Tshirts", "brand": "Nike", "colour": "White"}, words, 1)
+    assert {"Nike 白色T恤", "白色 Nike T恤"} <= phrases
+    assert "白色 Zorb" in draw({"kind": "Zorb", "colour": "White"}, words, 1)
+
+
+def test_code_for_an_audience_is_spoken_out(words: ShopWords) -> None:
+    phrases = draw({"kind": "Shirts", "audience": "M"}, words, 0)
+    assert "men shirts" in phrases
+    assert "m shirts" not in phrases
+
+
+def test_each_phrase_takes_one_value_of_a_list(words: ShopWords) -> None:
+    phrases = draw({"kind": "Jackets", "colour": ["Red", "Blue"]}, words, 0)
+    assert {"red jackets", "blue jackets"} <= phrases
+    assert not any("red" in phrase.lower() and "blue" in phrase.lower() for phrase in phrases)
+
+
+def test_share_of_chinese_is_kept(words: ShopWords) -> None:
+    phrases = make_phrases(SHIRT, 1000, np.random.default_rng(0), words, 0.3)
+    assert 240 < sum(not phrase.isascii() for phrase in phrases) < 360
+
+
+def test_product_without_attributes_has_no_phrases(words: ShopWords) -> None:
+    assert make_phrases({}, 5, np.random.default_rng(0), words, 0.5) == []
+    assert make_phrases({"kind": []}, 5, np.random.default_rng(0), words, 0.5) == []
+
+
+def test_products_of_the_same_attributes_have_the_same_phrases(words: ShopWords) -> None:
+    phrases = phrases_of(SHIRT, 8, 0, words, 0.3)
+    assert phrases == phrases_of(dict(reversed(SHIRT.items())), 8, 0, words, 0.3)
+    assert phrases != phrases_of(SHIRT, 8, 1, words, 0.3)
+    assert len(set(phrases)) == len(phrases)
+
+
+def test_pool_is_bounded_favours_common_phrases_and_knows_no_order() -> None:
+    rng = np.random.default_rng(0)
+    products = [(str(i), ["common", f"rare {i}", f"group {i % 20}"]) for i in range(2000)]
+    pool = pool_phrases(products, 100, seed=0)
+    assert len(pool) == len(set(pool)) == 100
+    assert pool == pool_phrases([products[i] for i in rng.permutation(2000)], 100, seed=0)
+    assert {"common", *(f"group {i}" for i in range(20))} <= set(pool)
+    assert pool != pool_phrases(products, 100, seed=1)
+
+
+def test_pool_takes_all_phrases_where_there_are_few() -> None:
+    assert pool_phrases([("a", ["x", "y"]), ("b", ["x"])], 100, seed=0) == ["x", "y"]
+    assert pool_phrases([("a", ["x", "y"])], 0, seed=0) == []
+
+
+@pytest.mark.skipif("CATALOGUE_INDEX_TEST_DATA" not in os.environ, reason="CATALOGUE_INDEX_TEST_DATA is not set")
+def test_every_value_of_a_fashion_shop_has_a_chinese_word(words: ShopWords) -> None:
+    folder = Path(os.environ["CATALOGUE_INDEX_TEST_DATA"])
+    table = pq.read_table(folder / "fashion60", columns=["product_type", "colour", "gender", "usage", "season"])
+    for column in table.columns:
+        assert [value for value in column.unique().to_pylist() if words.chinese(value) == value] == []
