@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def words() -> ShopWords:
     return ShopWords.load()
 
 
-def draw(attributes: dict[str, str | list[str]], words: ShopWords, chinese_share: float, count: int = 2000) -> set[str]:
+def draw(attributes: Mapping[str, str | list[str]], words: ShopWords, chinese_share: float, count: int = 2000) -> set[str]:
     return set(make_phrases(attributes, count, np.random.default_rng(0), words, chinese_share))
 
 
