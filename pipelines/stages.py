@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -156,8 +156,7 @@ def open_job(
     digest = fingerprint(plan)
     run = _find_run(Index(config.index), digest)
     if run is None:
-        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        run = Run(config.index, f"{started}-{digest[:12]}")
+        run = _new_run(Index(config.index), digest)
         write_json(run.plan, {**plan, "hash": digest})
     else:
         _log.info("going on with the unfinished run %s", run.id)
@@ -183,6 +182,14 @@ def _find_run(index: Index, digest: str) -> Run | None:
         if read_json(run.plan)["hash"] == digest and not storage.exists(run.finished):
             return run
     return None
+
+
+def _new_run(index: Index, digest: str) -> Run:
+    started = datetime.now(UTC)
+    while storage.exists((run := index.run(f"{started:%Y%m%dT%H%M%SZ}-{digest[:12]}")).plan):
+        # The same plan ran and ended within this second: its name, and what lies under it, is taken.
+        started += timedelta(seconds=1)
+    return run
 
 
 def timed(job: Job, stage: Stage, work: Callable[[], Any]) -> Any:
