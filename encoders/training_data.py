@@ -57,7 +57,8 @@ class ArrayTrainingData:
     features: by modality ("picture", "text"), float16 or float32[N, D]; present: by modality, bool[N]. queries: the text
     tower's features of distinct titles and phrases, [U, D]. title_ids: int[N], the query that is a product's
     title, -1 where it has none. product_phrases: int[N, k], the queries that are phrases fitting a product, filled up
-    with -1. validation_rows: bool[N], the products held out.
+    with -1. validation_rows: bool[N], the products held out. phrase_share: share of the training batches that ask
+    phrases, the others asking titles: both in one batch teach titles worse.
     """
 
     features: Mapping[str, Features]
@@ -66,7 +67,8 @@ class ArrayTrainingData:
     title_ids: Ids
     product_phrases: Ids
     validation_rows: Mask
-    batch_rows: int = 256
+    batch_rows: int = 512
+    phrase_share: float = 0.4
     phrases_per_product: int = 2
     max_validation: int = 2000
     seed: int = 0
@@ -77,19 +79,19 @@ class ArrayTrainingData:
         return -(-int(np.count_nonzero(~self.validation_rows)) // self.batch_rows)
 
     def train_batches(self, epoch: int) -> Iterator[TrainingBatch]:
-        """Give every training product once, with its title and `phrases_per_product` of its phrases."""
+        """Give every training product once, batch by batch with their titles or `phrases_per_product` of their phrases."""
         rng = np.random.default_rng((self.seed, epoch))
         pending = np.zeros(0, np.int64)
         for rows in self._shuffled_rows(rng):
             pending = np.concatenate([pending, rows])
             while len(pending) >= 2 * self.batch_rows:
-                yield self._batch(pending[: self.batch_rows], rng, self.phrases_per_product)
+                yield self._train_batch(pending[: self.batch_rows], rng)
                 pending = pending[self.batch_rows :]
         if len(pending) > self.batch_rows:  # two halves, lest the last batch be too small to contrast
-            yield self._batch(pending[: len(pending) // 2], rng, self.phrases_per_product)
+            yield self._train_batch(pending[: len(pending) // 2], rng)
             pending = pending[len(pending) // 2 :]
         if len(pending):
-            yield self._batch(pending, rng, self.phrases_per_product)
+            yield self._train_batch(pending, rng)
 
     def validation(self) -> TrainingBatch:
         """Give the products held out, `max_validation` of them at most, each with its title and two phrases."""
@@ -97,7 +99,8 @@ class ArrayTrainingData:
         rows = np.flatnonzero(self.validation_rows)
         if len(rows) > self.max_validation:
             rows = np.sort(rng.choice(rows, self.max_validation, replace=False))
-        return self._batch(rows, rng, 2)
+        titles, phrases = self.title_ids[rows], _draw(self.product_phrases[rows], 2, rng)
+        return self._batch(rows, np.concatenate([titles[titles >= 0], phrases]))
 
     def _shuffled_rows(self, rng: np.random.Generator) -> Iterator[Ids]:
         starts = rng.permutation(np.arange(0, len(self.title_ids), _RUN_ROWS))
@@ -107,11 +110,16 @@ class ArrayTrainingData:
             rows = np.concatenate(runs)
             yield rng.permutation(rows[~self.validation_rows[rows]])
 
-    def _batch(self, rows: Ids, rng: np.random.Generator, phrases_per_product: int) -> TrainingBatch:
-        rows = np.sort(rows)
+    def _train_batch(self, rows: Ids, rng: np.random.Generator) -> TrainingBatch:
+        titles, phrases = self.title_ids[rows], self.product_phrases[rows]
+        asks_phrases = rng.random() < self.phrase_share
+        if (asks_phrases and (phrases >= 0).any()) or not (titles >= 0).any():
+            return self._batch(rows, _draw(phrases, self.phrases_per_product, rng))
+        return self._batch(rows, titles[titles >= 0])
+
+    def _batch(self, rows: Ids, queries: Ids) -> TrainingBatch:
+        rows, asked = np.sort(rows), np.unique(queries)
         ids = np.concatenate([self.title_ids[rows][:, None], self.product_phrases[rows]], axis=1)
-        drawn = _draw(ids[:, 1:], phrases_per_product, rng)
-        asked = np.unique(np.concatenate([drawn, ids[:, 0][ids[:, 0] >= 0]]))
         answers = np.zeros((len(asked), len(rows)), np.bool_)
         if len(asked):
             slots = np.searchsorted(asked, ids).clip(max=len(asked) - 1)

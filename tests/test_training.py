@@ -40,6 +40,7 @@ def make_data(products: int = 600, **changes: Any) -> ArrayTrainingData:
         "title_ids": np.full(products, -1),
         "product_phrases": own,
         "validation_rows": np.arange(products) % 5 == 0,
+        "batch_rows": 128,
     }
     return ArrayTrainingData(**{**given, **changes})
 

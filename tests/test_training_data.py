@@ -80,3 +80,17 @@ def test_products_without_title_or_phrases_have_batches_without_queries(data: Ar
     for batch in silent.train_batches(0):
         assert batch.queries.shape == (0, 1)
         assert batch.answers.shape == (0, len(batch.products["text"]))
+
+
+def test_a_batch_asks_titles_or_phrases_and_the_share_decides_how_often(data: ArrayTrainingData) -> None:
+    asked = [batch.queries[:, 0] for epoch in range(25) for batch in data.train_batches(epoch)]
+    phrases = [bool((queries >= 500).all()) for queries in asked]
+    assert all(phrase or (queries < 500).all() for phrase, queries in zip(phrases, asked, strict=True))
+    assert 0.25 < np.mean(phrases) < 0.55  # 200 batches, of which .4 are expected
+
+
+def test_where_there_are_only_titles_or_only_phrases_those_are_asked(data: ArrayTrainingData) -> None:
+    titles = ArrayTrainingData(**{**vars(data), "product_phrases": np.zeros((PRODUCTS, 0), int)})
+    phrases = ArrayTrainingData(**{**vars(data), "title_ids": np.full(PRODUCTS, -1)})
+    assert all((batch.queries < 500).all() and len(batch.queries) for batch in titles.train_batches(0))
+    assert all((batch.queries >= 500).all() and len(batch.queries) for batch in phrases.train_batches(0))
