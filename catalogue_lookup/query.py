@@ -62,7 +62,7 @@ class QueryEncoder:
         return self.bundle.fusion.query(vectors, {})[0]
 
     def _vector(self, modality: str, items: Any) -> Float32:
-        features = self._tower(modality).encode(items)
+        features = self.bundle.views[modality].of_query(self._tower(modality).encode(items))
         return apply_head(self.bundle.heads[modality], features, block=1)
 
     def _tower(self, modality: str) -> Tower:

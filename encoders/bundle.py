@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from encoders.integrity import (
     read_entries,
     verify_files,
 )
+from encoders.pooling import PoolingError, Views
 from encoders.towers import SPEC_FILE, Tower, TowerError, TowerSpec, load_tower
 
 FORMAT = 1
@@ -37,20 +38,6 @@ BUNDLE_FILE = "bundle.json"
 
 class BundleError(ValueError):
     """A bundle cannot be opened or written; the message names the folder or file and says why."""
-
-
-@dataclass(frozen=True)
-class ViewSettings:
-    """How many seeded views of an item a feature is the mean of; part of every feature's key."""
-
-    picture_views: int = 1
-    text_views: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("picture_views", "text_views"):
-            if getattr(self, name) < 1:
-                raise BundleError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class Bundle:
         towers: specification of each modality's tower.
         heads: head of each.
         fusion: how the modalities' vectors become one.
-        views: view settings of the features.
+        views: what views of an item its modality's features are made of.
         training: figures of the training, for people.
     """
 
@@ -72,7 +59,7 @@ class Bundle:
     towers: Mapping[str, TowerSpec]
     heads: Mapping[str, Head]
     fusion: Fusion
-    views: ViewSettings
+    views: Mapping[str, Views]
     training: Mapping[str, Any]
 
     @property
@@ -117,17 +104,13 @@ def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
             raise BundleError(f"{path} is altered: its content has another hash than it says; copy the bundle again")
         verify_files(folder, read_entries(content["files"]), verify)
         return _read(folder, content)
-    except (IntegrityError, HeadError, TowerError, FusionError) as error:
+    except (IntegrityError, HeadError, TowerError, FusionError, PoolingError) as error:
         raise BundleError(str(error)) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path} lacks what a bundle of format {FORMAT} has ({error!r}): write it again") from error
 
 
 def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
-    known = {field.name for field in fields(ViewSettings)}
-    unknown = sorted(set(content["views"]) - known)
-    if unknown:
-        raise BundleError(f"bundle {folder} has view settings unknown here ({', '.join(unknown)}): install a newer version")
     modalities = list(content["towers"])
     bundle = Bundle(
         folder=folder,
@@ -135,21 +118,24 @@ def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
         towers={m: TowerSpec.from_json(json.dumps(content["towers"][m])) for m in modalities},
         heads={m: Head.from_npz(folder / "heads" / f"{m}.npz") for m in modalities},
         fusion=Fusion.from_json(content["fusion"]),
-        views=ViewSettings(**content["views"]),
+        views={m: Views.from_json(content["views"][m]) for m in modalities},
         training=content["training"],
     )
-    _check_fit(bundle.towers, bundle.heads, bundle.fusion)
+    _check_fit(bundle.towers, bundle.heads, bundle.fusion, bundle.views)
     return bundle
 
 
-def _check_fit(towers: Mapping[str, TowerSpec], heads: Mapping[str, Head], fusion: Fusion) -> None:
+def _check_fit(
+    towers: Mapping[str, TowerSpec], heads: Mapping[str, Head], fusion: Fusion, views: Mapping[str, Views]
+) -> None:  # fmt: skip
     if not towers or set(towers) != set(heads):
         raise BundleError(f"towers ({', '.join(towers)}) and heads ({', '.join(heads)}) must be of the same modalities")
     for modality, head in heads.items():
-        if head.dimension_in != towers[modality].dimension:
+        given = views[modality].slots * towers[modality].dimension
+        if head.dimension_in != given:
             raise BundleError(
                 f"the {modality} head takes features of dimension {head.dimension_in}, its tower gives "
-                f"{towers[modality].dimension}: train the head on this tower"
+                f"{given}: train the head on this tower"
             )
     shared = {modality: head.dimension_out for modality, head in heads.items()}
     if len(set(shared.values())) > 1:
@@ -163,7 +149,7 @@ def write_bundle(
     towers: Mapping[str, Path],
     heads: Mapping[str, Head],
     fusion: Fusion,
-    views: ViewSettings,
+    views: Mapping[str, Views],
     training: Mapping[str, Any],
 ) -> Bundle:
     """Write a bundle: into a folder beside `folder`, then renamed.
@@ -176,7 +162,7 @@ def write_bundle(
         towers: modality -> folder of a tower.
         heads: modality -> head.
         fusion: how the modalities' vectors become one.
-        views: view settings.
+        views: modality -> what views its features are made of; one view where it is not named.
         training: figures of the training: JSON values.
 
     Raises:
@@ -186,7 +172,8 @@ def write_bundle(
         specs = {m: TowerSpec.from_json((source / SPEC_FILE).read_text("utf-8")) for m, source in towers.items()}
     except FileNotFoundError as error:
         raise BundleError(f"{error.filename} is missing: build the tower first") from error
-    _check_fit(specs, heads, fusion)
+    views = {modality: views.get(modality, Views()) for modality in specs}
+    _check_fit(specs, heads, fusion, views)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -199,7 +186,7 @@ def write_bundle(
             "format": FORMAT,
             "towers": {modality: json.loads(spec.to_json()) for modality, spec in specs.items()},
             "fusion": fusion.to_json(),
-            "views": asdict(views),
+            "views": {modality: views[modality].to_json() for modality in specs},
             "training": dict(training),
             "dimension": fusion.dimension(next(iter(heads.values())).dimension_out),
             "files": {name: asdict(describe_file(path)) for name, path in files_below(temporary)},

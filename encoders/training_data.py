@@ -7,7 +7,7 @@ is the text tower's feature of a title, or of a phrase made from columns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,11 +54,15 @@ class TrainingData(Protocol):
 class ArrayTrainingData:
     """Draw batches from arrays of N products: in memory, or memory-mapped from files and then read run by run.
 
-    features: by modality ("picture", "text"), float16 or float32[N, D]; present: by modality, bool[N]. queries: the text
-    tower's features of distinct titles and phrases, [U, D]. title_ids: int[N], the query that is a product's
-    title, -1 where it has none. product_phrases: int[N, k], the queries that are phrases fitting a product, filled up
-    with -1. validation_rows: bool[N], the products held out. phrase_share: share of the training batches that ask
-    phrases, the others asking titles: both in one batch teach titles worse.
+    features: by modality ("picture", "text"), float16 or float32[N, V, D], V views of each item, of which a batch has
+    one; present: by modality, bool[N].
+    queries: the text tower's features of distinct titles and phrases, [U, D].
+    title_ids: int[N, W], the queries that are a product's title and views of it, -1 where it has none.
+    product_phrases: int[N, k], the queries that are phrases fitting a product, filled up with -1.
+    validation_rows: bool[N], the products held out; index_views: by modality, over how many views, from the first,
+    their features are the mean, as the index's are; 1 where it is not named.
+    phrase_share: share of the training batches that ask phrases, the others asking titles: both in one batch teach
+    titles worse.
     """
 
     features: Mapping[str, Features]
@@ -67,6 +71,7 @@ class ArrayTrainingData:
     title_ids: Ids
     product_phrases: Ids
     validation_rows: Mask
+    index_views: Mapping[str, int] = field(default_factory=dict)
     batch_rows: int = 512
     phrase_share: float = 0.4
     phrases_per_product: int = 2
@@ -99,8 +104,8 @@ class ArrayTrainingData:
         rows = np.flatnonzero(self.validation_rows)
         if len(rows) > self.max_validation:
             rows = np.sort(rng.choice(rows, self.max_validation, replace=False))
-        titles, phrases = self.title_ids[rows], _draw(self.product_phrases[rows], 2, rng)
-        return self._batch(rows, np.concatenate([titles[titles >= 0], phrases]))
+        titles, phrases = self.title_ids[rows, 0], _draw(self.product_phrases[rows], 2, rng)
+        return self._batch(rows, np.concatenate([titles[titles >= 0], phrases]), None)
 
     def _shuffled_rows(self, rng: np.random.Generator) -> Iterator[Ids]:
         starts = rng.permutation(np.arange(0, len(self.title_ids), _RUN_ROWS))
@@ -111,31 +116,39 @@ class ArrayTrainingData:
             yield rng.permutation(rows[~self.validation_rows[rows]])
 
     def _train_batch(self, rows: Ids, rng: np.random.Generator) -> TrainingBatch:
-        titles, phrases = self.title_ids[rows], self.product_phrases[rows]
+        titles, phrases = _draw(self.title_ids[rows], 1, rng), self.product_phrases[rows]
         asks_phrases = rng.random() < self.phrase_share
-        if (asks_phrases and (phrases >= 0).any()) or not (titles >= 0).any():
-            return self._batch(rows, _draw(phrases, self.phrases_per_product, rng))
-        return self._batch(rows, titles[titles >= 0])
+        if (asks_phrases and (phrases >= 0).any()) or not len(titles):
+            return self._batch(rows, _draw(phrases, self.phrases_per_product, rng), rng)
+        return self._batch(rows, titles, rng)
 
-    def _batch(self, rows: Ids, queries: Ids) -> TrainingBatch:
+    def _batch(self, rows: Ids, queries: Ids, rng: np.random.Generator | None) -> TrainingBatch:
+        """Make a batch of one drawn view of each product, or of the mean that the index has."""
         rows, asked = np.sort(rows), np.unique(queries)
-        ids = np.concatenate([self.title_ids[rows][:, None], self.product_phrases[rows]], axis=1)
+        ids = np.concatenate([self.title_ids[rows], self.product_phrases[rows]], axis=1)
         answers = np.zeros((len(asked), len(rows)), np.bool_)
         if len(asked):
             slots = np.searchsorted(asked, ids).clip(max=len(asked) - 1)
             product, column = np.nonzero(asked[slots] == ids)
             answers[slots[product, column], product] = True
         return TrainingBatch(
-            products={name: np.asarray(array[rows]) for name, array in self.features.items()},
+            products={name: self._features(name, rows, rng) for name in self.features},
             present={name: np.asarray(mask[rows]) for name, mask in self.present.items()},
             queries=np.asarray(self.queries[asked]),
             answers=answers,
         )
 
 
-def _draw(phrase_ids: Ids, count: int, rng: np.random.Generator) -> Ids:
+    def _features(self, name: str, rows: Ids, rng: np.random.Generator | None) -> Features:
+        array = self.features[name]
+        if rng is None:
+            return np.asarray(array[rows, : self.index_views.get(name, 1)]).mean(axis=1, dtype=np.float32)
+        return np.asarray(array[rows, rng.integers(array.shape[1], size=len(rows))])
+
+
+def _draw(candidates: Ids, count: int, rng: np.random.Generator) -> Ids:
     """Draw up to `count` of each row's ids, which are not negative; returns them all in one array."""
-    ranks = np.where(phrase_ids >= 0, rng.random(phrase_ids.shape), 2.0)
+    ranks = np.where(candidates >= 0, rng.random(candidates.shape), 2.0)
     chosen = np.argsort(ranks, axis=1)[:, :count]
-    ids = np.take_along_axis(phrase_ids, chosen, axis=1)
+    ids = np.take_along_axis(candidates, chosen, axis=1)
     return ids[ids >= 0]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 METRICS = ("angular", "euclidean", "manhattan", "dot")
+POOLINGS = ("mean", "concatenation")
 FUSIONS = ("concatenation", "weighted_sum", "mean", "max")
 
 
@@ -60,6 +61,13 @@ class Config:
 
     picture_tower: str = setting("package:efficientnet-lite0", "tower for pictures of a bundle that is trained; '' for none")
     text_tower: str = setting("package:use-multilingual", "tower for texts of a bundle that is trained; '' for none")
+    picture_views: int = setting(1, "views of a picture that its feature is made of, the picture itself being the first")
+    text_views: int = setting(1, "views of a text that its feature is made of, the text itself being the first")
+    view_pooling: Literal["mean", "concatenation"] = setting("mean", "how the features of an item's views become one")
+    picture_operation: Mapping[str, str] = setting(
+        {}, "strength of an operation of picture views: rotate=15; of flip, rotate, zoom, shift, brightness, contrast, noise"
+    )
+    views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
     fusion: Literal["concatenation", "weighted_sum", "mean", "max"] = setting(
         "concatenation", "how the vectors of a product's modalities become one"
@@ -84,8 +92,9 @@ CATALOGUE_SETTINGS = (
     "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
 BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish")
+VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation")
 TRAINING_SETTINGS = (
-    "picture_tower", "text_tower", "dimension", "fusion", "weight", "phrases", "max_training_products",
+    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "max_training_products",
     "max_phrases", "epochs", "holdout",
 )  # fmt: skip
 
@@ -191,7 +200,8 @@ def check(config: Config) -> Config:
         ConfigError: naming the flag, the value and what it may be.
     """
     least = {"max_pictures": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
-             "max_items_per_shard": 1, "dimension": 2, "epochs": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
+             "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
+             "epochs": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
     for name, minimum in least.items():
         value = getattr(config, name)
         if value is not None and value < minimum:
@@ -200,9 +210,11 @@ def check(config: Config) -> Config:
         raise ConfigError(f"--max-reject-rate is {config.max_reject_rate}; it is a share between 0 and 1")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
-    for name, allowed in (("metric", METRICS), ("fusion", FUSIONS)):
+    for name, allowed in (("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS)):
         if getattr(config, name) not in allowed:
             raise ConfigError(f"{flag(name)} is '{getattr(config, name)}'; it may be {', '.join(allowed)}")
+    if config.views > 1 and config.view_pooling != "mean":
+        raise ConfigError("--views takes views apart to train on them: it goes with --view-pooling mean only")
     weights = fusion_weights(config)
     if sum(weights.values()) == 0:
         raise ConfigError("--weight leaves no modality with a weight above 0")

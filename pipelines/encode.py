@@ -10,11 +10,8 @@ units commit one by one, also in the in-process runner, and pixels never leave t
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,14 +22,13 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from encoders.towers import Tower, load_tower
-from pipelines import pictures, ranges, storage
+from pipelines import ranges, storage
 from pipelines.bundles import localise
-from pipelines.catalogue import CatalogueSchema, Shard, read_pictures
-from pipelines.features import REJECTED_TYPE, Space, content_hash, pack, write_features
+from pipelines.catalogue import CatalogueSchema, Shard
+from pipelines.features import REJECTED_TYPE, Space, pack, write_features
 from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID, REJECTED, Run, read_json
-from transforms.decode import PictureError, decode_picture
+from pipelines.picture_batches import Findings, batches, read_inside, read_paths
 
-DECODE_AHEAD = 3
 PROGRESS_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
@@ -93,103 +89,33 @@ def encode_texts(work: pa.Table, tower: Tower, space: Space) -> tuple[pa.Table, 
     return _rows(work, keys, features, present, [None] * len(texts), space), len(texts)
 
 
-# A product's number in its unit, the picture's number, and its bytes or why there are none.
-_Item = tuple[int, int, bytes | pictures.PathError]
-
-
-def _read_paths(work: pa.Table) -> Iterator[_Item]:
-    for product, places in enumerate(work["paths"].to_pylist()):
-        for number, place in enumerate(places):
-            try:
-                yield product, number, pictures.read(place)
-            except pictures.PathError as error:
-                yield product, number, error
-
-
-def _read_shards(work: pa.Table, settings: EncodeSettings) -> Iterator[_Item]:
-    assert settings.schema is not None
-    shards, rows, groups = (work[name].to_pylist() for name in ("shard", "row", "row_group"))
-    start = 0
-    while start < len(rows):
-        stop = start
-        while stop < len(rows) and shards[stop] == shards[start]:
-            stop += 1
-        wanted = sorted({group for group in groups[start:stop] if group is not None})
-        found = read_pictures(settings.shards[shards[start]], rows[start:stop], wanted or None, settings.schema)
-        place = {row: number for number, row in enumerate(rows[start:stop], start)}
-        for row, contents in found:
-            for number, data in enumerate(contents):
-                if data is not None:
-                    yield place[row], number, data
-        start = stop
-
-
 def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> tuple[pa.Table, int]:
-    """Encode the pictures of a unit, a product's feature being the mean over its pictures.
+    """Encode the pictures of a unit; returns its rows of the feature store and the number of items encoded.
 
-    Pictures are decoded ahead by a thread a core, at most three batches of them.
+    A product's feature is the mean over its pictures, and over their views or with the views side by side.
     """
-    side, size = tower.spec.side, tower.spec.batch
+    side, views = tower.spec.side, settings.space.views
     assert side is not None
-    sums = np.zeros((work.num_rows, tower.spec.dimension), dtype=np.float32)
+    if "paths" in work.column_names:
+        items = read_paths(work)
+    else:
+        assert settings.schema is not None
+        items = read_inside(work, settings.shards, settings.schema)
+    findings = Findings(work.num_rows)
+    sums = np.zeros((work.num_rows, views.slots, tower.spec.dimension), dtype=np.float32)
     counts = np.zeros(work.num_rows, dtype=np.int64)
-    hashes: list[list[bytes]] = [[] for _ in range(work.num_rows)]
-    rejected: list[list[dict[str, str]] | None] = [None] * work.num_rows
-    batch = np.empty((size, side, side, 3), dtype=np.uint8)
-    owners: list[int] = []
     started = reported = time.monotonic()
-
-    def flush() -> None:
-        features = tower.encode(batch[: len(owners)])
-        np.add.at(sums, owners, features)
-        owners.clear()
-
-    items = _read_paths(work) if "paths" in work.column_names else _read_shards(work, settings)
-    for product, _, digest, decoded in _decode_ahead(items, side, settings.max_pixels, DECODE_AHEAD * size):
-        if digest is not None:
-            hashes[product].append(digest)
-        if isinstance(decoded, np.ndarray):
-            batch[len(owners)] = decoded
-            owners.append(product)
-            counts[product] += 1
-            if len(owners) == size:
-                flush()
-                now = time.monotonic()
-                if now - reported > PROGRESS_SECONDS:
-                    reported, done = now, int(counts.sum())
-                    _log.info("encode: %d of %d pictures of a unit, %.0f/s", done, work.num_rows, done / (now - started))
-        else:
-            rejected[product] = [*(rejected[product] or ()), {"reason": decoded.reason, "detail": str(decoded)}]
-    if owners:
-        flush()
-    present = counts > 0
-    features = sums / np.maximum(counts, 1)[:, None]
-    keys = [settings.space.key(content) for content in hashes]
-    return _rows(work, keys, features, present, rejected, settings.space), int(counts.sum())
-
-
-def _decode_ahead(
-    items: Iterable[_Item], side: int, max_pixels: int, ahead: int
-) -> Iterator[tuple[int, int, bytes | None, np.ndarray | PictureError | pictures.PathError]]:
-    def decode(data: bytes) -> tuple[bytes, np.ndarray | PictureError]:
-        digest = content_hash(data)
-        try:
-            return digest, decode_picture(data, side, max_pixels)
-        except PictureError as error:
-            return digest, error
-
-    waiting: deque[tuple[int, int, Future[Any] | pictures.PathError]] = deque()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for product, number, data in items:
-            waiting.append((product, number, data if isinstance(data, pictures.PathError) else pool.submit(decode, data)))
-            if len(waiting) >= ahead:
-                yield _decoded(*waiting.popleft())
-        while waiting:
-            yield _decoded(*waiting.popleft())
-
-
-def _decoded(product: int, number: int, result: Future[Any] | pictures.PathError) -> tuple[int, int, bytes | None, Any]:
-    return (product, number, None, result) if isinstance(result, pictures.PathError) else (product, number, *result.result())
+    for batch in batches(items, findings, side, tower.spec.batch, views, settings.max_pixels):
+        np.add.at(sums, (batch.owners, [views.slot(view) for view in batch.views]), tower.encode(batch.pictures))
+        np.add.at(counts, batch.owners, 1)
+        now = time.monotonic()
+        if now - reported > PROGRESS_SECONDS:
+            reported, done = now, int(counts.sum())
+            _log.info("encode: %d of %d items of a unit, %.0f/s", done, work.num_rows * views.count, done / (now - started))
+    features = sums / np.maximum(counts // views.slots, 1)[:, None, None]
+    keys = [settings.space.key(content) for content in findings.hashes]
+    rows = _rows(work, keys, features.reshape(work.num_rows, -1), counts > 0, findings.rejected, settings.space)
+    return rows, int(counts.sum())
 
 
 def _rows(

@@ -6,15 +6,18 @@ counts. So retries, leftovers and zombies are harmless and nothing has to be com
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from encoders.bundle import ViewSettings
+from encoders.pooling import Views
 from encoders.towers import TowerSpec
 from pipelines import ranges, storage
 from pipelines.layout import (
@@ -42,37 +45,30 @@ class Space:
     Attributes:
         modality: "picture" or "text".
         weights: the tower's hash of weights and preprocessing.
-        views: view settings, seed included.
-        dimension: values of one feature.
+        views: the views of an item that its feature is made of.
+        dimension: values of one stored feature, after pooling.
     """
 
     modality: str
     weights: str
-    picture_views: int
-    text_views: int
-    seed: int
+    views: Views
     dimension: int
 
     @staticmethod
-    def of(tower: TowerSpec, views: ViewSettings) -> Space:
-        """Return the space of a tower's features under view settings."""
-        return Space(
-            tower.modality, tower.weights_hash,
-            views.picture_views if tower.modality == "picture" else 1,
-            views.text_views if tower.modality == "text" else 1,
-            views.seed, tower.dimension,
-        )  # fmt: skip
+    def of(tower: TowerSpec, views: Views) -> Space:
+        """Return the space of a tower's features of these views."""
+        return Space(tower.modality, tower.weights_hash, views, views.slots * tower.dimension)
 
-    @property
-    def views(self) -> int:
-        """Views of one item that are encoded."""
-        return self.picture_views if self.modality == "picture" else self.text_views
-
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Name of the space's folder."""
-        text = "|".join(str(part) for part in (self.modality, self.weights, self.views, self.seed, self.dimension))
+        text = json.dumps(self._content(), sort_keys=True)
         return f"{self.modality}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "modality": self.modality, "weights": self.weights, "views": self.views.to_json(), "dimension": self.dimension
+        }  # fmt: skip
 
     @property
     def schema(self) -> pa.Schema:
@@ -100,8 +96,7 @@ class Space:
     def declare(self, index: Index) -> None:
         """Say in the space's folder what it holds."""
         path = storage.join(index.space(self.id), "space.json")
-        content = {"modality": self.modality, "weights": self.weights, "views": self.views, "seed": self.seed,
-                   "dimension": self.dimension}  # fmt: skip
+        content = self._content()
         if not storage.exists(path) or read_json(path) != content:
             write_json(path, content)
 

@@ -101,7 +101,7 @@ def fuse_products(products: pa.Table, held: Mapping[str, Stored], bundle: Bundle
     with threadpool_limits(1):
         for modality in held:
             present[modality][:] = [place is not None for place in places[modality]]
-        readers = {m: FeatureReader(found.files, bundle.towers[m].dimension) for m, found in held.items()}
+        readers = {m: FeatureReader(found.files, bundle.heads[m].dimension_in) for m, found in held.items()}
         for start in range(0, size, ROW_GROUP):
             block = slice(start, min(start + ROW_GROUP, size))
             vectors: dict[str, np.ndarray] = {}

@@ -170,7 +170,7 @@ def _plan_modality(
     else:
         work = work.select([ORDER, PRODUCT_ID, KEY, "text"])
     # Pictures of a product count at most; products with fewer make a unit smaller than it could be.
-    items = space.views * (settings.max_pictures if "paths" in work.column_names else 1)
+    items = space.views.count * (settings.max_pictures if "paths" in work.column_names else 1)
     counts["units"][space.modality] = cut(work, partition.name, items, space, settings)
     if inside.num_rows:
         path = settings.run.file("plan", f"inside-{partition.name}.parquet")
@@ -232,7 +232,7 @@ def cut_shards(group: ShardGroup, settings: PlanSettings) -> dict[str, Any]:
     names: list[str] = []
     if tables:
         work = pa.concat_tables(tables).sort_by([(SHARD, "ascending"), (ROW, "ascending")])
-        names = cut(work, group.name, space.views, space, settings)
+        names = cut(work, group.name, space.views.count, space, settings)
     counts = {"units": {"picture": names}}
     write_json(done, counts)
     return counts

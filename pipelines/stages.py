@@ -20,7 +20,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from encoders.bundle import Bundle, ViewSettings
+from encoders.bundle import Bundle
+from encoders.pooling import Views
 from encoders.towers import TowerSpec
 from pipelines import pictures, storage
 from pipelines.build import build_version
@@ -127,7 +128,7 @@ def catalogue_options(config: Config) -> CatalogueOptions:
 
 
 def open_job(
-    config: Config, kind: str, towers: Mapping[str, tuple[str, TowerSpec]], views: ViewSettings,
+    config: Config, kind: str, towers: Mapping[str, tuple[str, TowerSpec]], views: Mapping[str, Views],
     bundle: str | None, bundle_hash: str | None, flags: Iterable[str] = (),
 ) -> Job:  # fmt: skip
     """Look at the catalogue and find the unfinished run of the same plan, or start a new one.
@@ -136,7 +137,7 @@ def open_job(
         config: settings.
         kind: "run" or "train".
         towers: modality -> (folder, specification).
-        views: view settings of the features.
+        views: modality -> what views its features are made of.
         bundle: folder of the bundle, None in training.
         bundle_hash: its hash.
         flags: flags for Beam.
@@ -146,7 +147,7 @@ def open_job(
     """
     shards = tuple(list_shards(config.catalogue))
     schema = inspect(shards, catalogue_options(config))
-    spaces = {m: Space.of(spec, views) for m, (_, spec) in towers.items() if _has(schema, m)}
+    spaces = {m: Space.of(spec, views[m]) for m, (_, spec) in towers.items() if _has(schema, m)}
     settings = {name: getattr(config, name) for name in _PLANNED}
     plan = {
         "format": FORMAT, "kind": kind, "bundle": bundle_hash, "settings": settings,

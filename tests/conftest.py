@@ -96,14 +96,14 @@ def tiny_towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a bundle of the tiny towers with random heads."""
-    from encoders.bundle import ViewSettings, write_bundle
+    from encoders.bundle import write_bundle
     from encoders.fusion import Fusion
     from encoders.heads import random_head
 
     heads = {modality: random_head(DIMENSION, SHARED, seed) for seed, modality in enumerate(tiny_towers)}
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     fusion = Fusion("concatenation", {"picture": 0.5, "text": 0.5})
-    return write_bundle(folder, tiny_towers, heads, fusion, ViewSettings(), {}).folder
+    return write_bundle(folder, tiny_towers, heads, fusion, {}, {}).folder
 
 
 @pytest.fixture(scope="session")

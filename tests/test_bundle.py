@@ -15,10 +15,13 @@ import pytest
 from version_maker import FUSION, SHARED, write_heads, write_towers
 
 from encoders import integrity
-from encoders.bundle import Bundle, BundleError, ViewSettings, open_bundle, write_bundle
+from encoders.bundle import Bundle, BundleError, open_bundle, write_bundle
 from encoders.fusion import Fusion
 from encoders.heads import Head, random_head
 from encoders.integrity import FileEntry, IntegrityError, describe_file, read_entries, verify_files
+from encoders.pooling import Views
+
+VIEWS = {"picture": Views(3, operations={"rotate": 5.0}, seed=3), "text": Views()}
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def write(tmp_path: Path, towers: dict[str, Path]) -> MakeBundle:
 
     def make(name: str = "bundle", **changes: Any) -> Bundle:
         parts: dict[str, Any] = {
-            "towers": towers, "heads": write_heads(), "fusion": FUSION, "views": ViewSettings(seed=3),
+            "towers": towers, "heads": write_heads(), "fusion": FUSION, "views": VIEWS,
             "training": {"recall": 0.9},
         }  # fmt: skip
         return write_bundle(tmp_path / name, **(parts | changes))
@@ -51,7 +54,7 @@ def test_an_opened_bundle_is_what_was_written(write: MakeBundle, towers: dict[st
     bundle = open_bundle(write().folder)
     assert list(bundle.towers) == ["picture", "text"]
     assert bundle.towers["text"].tokenizer == "wordpiece"
-    assert (bundle.fusion, bundle.views, bundle.training) == (FUSION, ViewSettings(seed=3), {"recall": 0.9})
+    assert (bundle.fusion, bundle.views, bundle.training) == (FUSION, VIEWS, {"recall": 0.9})
     assert bundle.dimension == 2 * SHARED
     for modality, head in write_heads().items():
         assert np.array_equal(bundle.heads[modality].linear, head.linear)
@@ -71,7 +74,7 @@ def test_the_hash_covers_all_but_the_figures_of_the_training(write: MakeBundle, 
     others = [
         write("heads", heads=write_heads(5)),
         write("other", towers=write_towers(tmp_path / "other towers", 7)),
-        write("views", views=ViewSettings(seed=4)),
+        write("views", views=VIEWS | {"picture": Views(3, operations={"rotate": 5.0}, seed=4)}),
         write("kind", fusion=Fusion("mean", FUSION.weights)),
         write("weights", fusion=Fusion("concatenation", {"picture": 0.4, "text": 0.6})),
         write("order", fusion=Fusion("concatenation", {"text": 0.5, "picture": 0.5})),
@@ -85,7 +88,7 @@ def test_writing_twice_leaves_the_bundle_alone_and_another_one_is_refused(write:
     assert write().hash == first.hash
     assert os.stat(first.folder).st_ino == before
     with pytest.raises(BundleError, match=f"bundle holds another bundle \\({first.hash[:12]}\\): choose another folder"):
-        write(views=ViewSettings(seed=9))
+        write(views=VIEWS | {"text": Views(2)})
     assert open_bundle(first.folder).hash == first.hash
 
 

@@ -25,7 +25,7 @@ def make_data(products: int = 600, **changes: Any) -> ArrayTrainingData:
     latent = np.concatenate([np.eye(KINDS)[kind], np.eye(COLOURS)[colour]], axis=1)
     maps = {name: rng.standard_normal((latent.shape[1], width)) for name, width in WIDTHS.items()}
     features = {
-        name: (latent @ maps[name] + 0.7 * rng.standard_normal((products, width)) + 3).astype(np.float16)
+        name: (latent @ maps[name] + 0.7 * rng.standard_normal((products, width)) + 3)[:, None].astype(np.float16)
         for name, width in WIDTHS.items()
     }
     combinations = np.array([(k, c) for k in range(KINDS) for c in range(COLOURS)])
@@ -37,7 +37,7 @@ def make_data(products: int = 600, **changes: Any) -> ArrayTrainingData:
         "features": features,
         "present": {name: rng.random(products) < 0.95 for name in WIDTHS},
         "queries": phrases.astype(np.float16),
-        "title_ids": np.full(products, -1),
+        "title_ids": np.full((products, 1), -1),
         "product_phrases": own,
         "validation_rows": np.arange(products) % 5 == 0,
         "batch_rows": 128,
@@ -142,7 +142,7 @@ def test_tiny_catalogue_is_trained(products: int) -> None:
     result = train_heads(data, WIDTHS, SETTINGS)
     assert set(result.heads) == set(WIDTHS)
     for name, head in result.heads.items():
-        assert np.isfinite(apply_head(head, data.features[name])).all()
+        assert np.isfinite(apply_head(head, data.features[name][:, 0])).all()
 
 
 def test_without_products_held_out_all_steps_are_taken() -> None:
@@ -154,7 +154,7 @@ def test_without_products_held_out_all_steps_are_taken() -> None:
 
 def test_training_ends_when_validation_gets_no_better() -> None:
     rng = np.random.default_rng(0)
-    noise = {name: rng.standard_normal((600, width)).astype(np.float16) for name, width in WIDTHS.items()}
+    noise = {name: rng.standard_normal((600, 1, width)).astype(np.float16) for name, width in WIDTHS.items()}
     settings = TrainingSettings(**{**vars(SETTINGS), "epochs": 40, "rounds": 40, "patience": 3})
     figures = train_heads(make_data(features=noise), WIDTHS, settings).figures
     assert figures["epochs"] < 40
@@ -166,7 +166,7 @@ def test_rows_are_read_from_files_mapped_to_memory_and_missing_ones_never_looked
 ) -> None:
     features = {}
     for name, array in data.features.items():
-        np.save(tmp_path / f"{name}.npy", np.where(data.present[name][:, None], array, np.nan))
+        np.save(tmp_path / f"{name}.npy", np.where(data.present[name][:, None, None], array, np.nan))
         features[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
     mapped = train_heads(make_data(features=features), WIDTHS, SETTINGS)
     assert all(same(mapped.heads[name], trained["heads"][name]) for name in WIDTHS)

@@ -20,10 +20,10 @@ def data() -> ArrayTrainingData:
     title_ids = np.arange(PRODUCTS) // 2
     title_ids[7] = -1
     return ArrayTrainingData(
-        features={"picture": np.stack([number, number], axis=1), "text": number[:, None]},
+        features={"picture": np.stack([number, number], axis=1)[:, None], "text": number[:, None, None]},
         present={"picture": number % 3 > 0, "text": np.ones(PRODUCTS, bool)},
         queries=np.arange(500 + PHRASES, dtype=np.float32)[:, None],
-        title_ids=title_ids,
+        title_ids=title_ids[:, None],
         product_phrases=phrases,
         validation_rows=number % 10 == 0,
         batch_rows=128,
@@ -41,7 +41,7 @@ def test_answers_are_all_products_of_the_batch_with_that_title_or_phrase(data: A
     for batch in [*data.train_batches(3), data.validation()]:
         rows = batch.products["text"][:, 0].astype(int)
         asked = batch.queries[:, 0].astype(int)
-        expected = (data.title_ids[rows] == asked[:, None]) | (data.product_phrases[rows] == asked[:, None, None]).any(2)
+        expected = (data.title_ids[rows, 0] == asked[:, None]) | (data.product_phrases[rows] == asked[:, None, None]).any(2)
         assert np.array_equal(batch.answers, expected)
         assert batch.answers.any(axis=1).all()
         assert len(set(asked)) == len(asked)
@@ -75,7 +75,7 @@ def test_validation_is_bounded(data: ArrayTrainingData) -> None:
 
 def test_products_without_title_or_phrases_have_batches_without_queries(data: ArrayTrainingData) -> None:
     silent = ArrayTrainingData(
-        **{**vars(data), "title_ids": np.full(PRODUCTS, -1), "product_phrases": np.zeros((PRODUCTS, 0), int)}
+        **{**vars(data), "title_ids": np.full((PRODUCTS, 1), -1), "product_phrases": np.zeros((PRODUCTS, 0), int)}
     )
     for batch in silent.train_batches(0):
         assert batch.queries.shape == (0, 1)
@@ -91,6 +91,31 @@ def test_a_batch_asks_titles_or_phrases_and_the_share_decides_how_often(data: Ar
 
 def test_where_there_are_only_titles_or_only_phrases_those_are_asked(data: ArrayTrainingData) -> None:
     titles = ArrayTrainingData(**{**vars(data), "product_phrases": np.zeros((PRODUCTS, 0), int)})
-    phrases = ArrayTrainingData(**{**vars(data), "title_ids": np.full(PRODUCTS, -1)})
+    phrases = ArrayTrainingData(**{**vars(data), "title_ids": np.full((PRODUCTS, 1), -1)})
     assert all((batch.queries < 500).all() and len(batch.queries) for batch in titles.train_batches(0))
     assert all((batch.queries >= 500).all() and len(batch.queries) for batch in phrases.train_batches(0))
+
+
+def test_a_batch_has_one_view_of_each_product_and_validation_the_mean_of_those_indexed(data: ArrayTrainingData) -> None:
+    number = np.arange(PRODUCTS, dtype=np.float32)
+    views = np.stack([number, number + 0.25, number + 0.75], axis=1)[:, :, None]
+    several = ArrayTrainingData(**{**vars(data), "features": {"text": views}, "present": {"text": np.ones(PRODUCTS, bool)},
+                                   "index_views": {"text": 2}})  # fmt: skip
+    drawn = np.concatenate([batch.products["text"][:, 0] for batch in several.train_batches(0)])
+    assert {float(value % 1) for value in drawn} == {0.0, 0.25, 0.75}
+    assert np.array_equal(np.sort(np.floor(drawn)), np.flatnonzero(~data.validation_rows))
+    again = np.concatenate([batch.products["text"][:, 0] for batch in several.train_batches(1)])
+    assert not np.array_equal(np.sort(drawn), np.sort(again))
+    assert np.array_equal(several.validation().products["text"][:, 0], np.flatnonzero(data.validation_rows) + 0.125)
+
+
+def test_any_view_of_a_title_is_asked_and_all_of_them_are_right(data: ArrayTrainingData) -> None:
+    titles = np.stack([np.arange(PRODUCTS), PRODUCTS + np.arange(PRODUCTS)], axis=1)
+    several = ArrayTrainingData(**{**vars(data), "title_ids": titles, "product_phrases": np.zeros((PRODUCTS, 0), int),
+                                   "queries": np.arange(2 * PRODUCTS, dtype=np.float32)[:, None]})  # fmt: skip
+    asked = np.concatenate([batch.queries[:, 0] for batch in several.train_batches(0)])
+    assert 0.3 < np.mean(asked >= PRODUCTS) < 0.7
+    assert (several.validation().queries < PRODUCTS).all()
+    for batch in several.train_batches(0):
+        rows, right = batch.products["text"][:, 0], batch.answers.argmax(axis=1)
+        assert np.array_equal(rows[right], batch.queries[:, 0] % PRODUCTS)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalogue_lookup.manifest import Manifest
-from encoders.bundle import Bundle, ViewSettings, open_bundle, write_bundle
+from encoders.bundle import Bundle, open_bundle, write_bundle
 from encoders.fusion import Fusion
 from encoders.heads import Head, random_head
 from encoders.towers import TowerSpec
@@ -52,7 +52,7 @@ def bundle_in(index: Path, seed: int = 0) -> Bundle:
     """Write a bundle of such towers into an index."""
     with tempfile.TemporaryDirectory() as folder:
         towers = write_towers(Path(folder) / "towers", seed)
-        written = write_bundle(Path(folder) / "bundle", towers, write_heads(seed), FUSION, ViewSettings(), {})
+        written = write_bundle(Path(folder) / "bundle", towers, write_heads(seed), FUSION, {}, {})
         target = index / "bundles" / written.hash
         if not target.exists():
             shutil.copytree(written.folder, target)

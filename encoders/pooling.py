@@ -1,0 +1,78 @@
+"""Views of an item, and how their features become the one feature that is stored of it.
+
+    mean            F = (F_0 + ... + F_{n-1}) / n       D values
+    concatenation   F = [F_0, ..., F_{n-1}]             n D values
+
+A query has one view, the item itself; in place of the others its own feature is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Pooling = Literal["mean", "concatenation"]
+Float32 = npt.NDArray[np.float32]
+
+
+class PoolingError(ValueError):
+    """Settings of views that mean nothing."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The seeded views of one modality's items that a feature is made of; part of every feature's key.
+
+    Attributes:
+        count: views, the item itself being the first.
+        pooling: how their features become one.
+        operations: strength of each operation by name, as `transforms` reads it.
+        seed: seed of everything random.
+        synonyms: groups of words that stand for one another in texts.
+
+    With one view nothing else matters, and all of it takes its default.
+    """
+
+    count: int = 1
+    pooling: Pooling = "mean"
+    operations: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    synonyms: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check, and forget what one view does not depend on."""
+        if self.count < 1:
+            raise PoolingError(f"{self.count} views mean nothing; there must be at least 1")
+        if self.pooling not in get_args(Pooling):
+            raise PoolingError(f"unknown pooling '{self.pooling}' of views; it may be {', '.join(get_args(Pooling))}")
+        single = self.count == 1
+        object.__setattr__(self, "pooling", "mean" if single else self.pooling)
+        object.__setattr__(self, "operations", {} if single else dict(sorted(self.operations.items())))
+        object.__setattr__(self, "seed", 0 if single else self.seed)
+        object.__setattr__(self, "synonyms", () if single else tuple(tuple(group) for group in self.synonyms))
+
+    @property
+    def slots(self) -> int:
+        """Give how often a feature of D values stands in the stored one."""
+        return self.count if self.pooling == "concatenation" else 1
+
+    def slot(self, view: int) -> int:
+        """Give where the feature of a view goes."""
+        return view if self.pooling == "concatenation" else 0
+
+    def of_query(self, features: Float32) -> Float32:
+        """Turn features of queries, float32[N, D], into ones like those stored, float32[N, slots * D]."""
+        return np.tile(features, (1, self.slots))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the settings as JSON values."""
+        return {**asdict(self), "synonyms": [list(group) for group in self.synonyms]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Views:
+        """Read what `to_json` gave; raises TypeError for settings unknown here."""
+        return cls(**value)

@@ -1,0 +1,204 @@
+"""What a bundle's heads are trained on: products, the phrases that fit them, and the features of both.
+
+The products are the first of the one order, which is a random sample; features are gathered in memory-mapped files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from encoders.pooling import Views
+from encoders.training_data import ArrayTrainingData
+from pipelines import ranges, stages, storage
+from pipelines.encode import Encode, EncodeSettings
+from pipelines.features import FeatureReader, Space, stored
+from pipelines.ingest import COLUMNS
+from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, order_of, write_json
+from pipelines.plan import unit_id
+from pipelines.runner import run_pipeline
+from transforms.phrases import ShopWords, find_roles, phrases_of, pool_phrases, product_attributes
+
+PHRASES_PER_PRODUCT = 8
+CHINESE_SHARE = 0.35
+VALIDATION_SHARE = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Products:
+    """The products trained on, in the one order, without their features.
+
+    Attributes:
+        ids: product ids.
+        orders: their orders.
+        titles: cleaned titles, None where there is none.
+        phrases: phrases that fit each product.
+    """
+
+    ids: list[str]
+    orders: list[int]
+    titles: list[str | None]
+    phrases: list[list[str]]
+
+
+def read_products(job: stages.Job) -> Products:
+    """Read the products to train on, with the phrases made from their columns."""
+    config, words = job.config, ShopWords.load()
+    products = Products([], [], [], [])
+    for table in _tables(job, config.max_training_products):
+        columns = table[COLUMNS].combine_chunks()
+        names = [field.name for field in columns.type]
+        roles = {name: name for name in config.phrases} if config.phrases else find_roles(names)
+        for product_id, order, row, text in zip(
+            table[PRODUCT_ID].to_pylist(), table[ORDER].to_pylist(), columns.to_pylist(), table["text"].to_pylist(),
+            strict=True,
+        ):  # fmt: skip
+            if config.holdout and hash_share(order) < config.holdout:
+                continue
+            products.ids.append(product_id)
+            products.orders.append(order)
+            products.titles.append(row.get("title") or (text if "title" not in names else None))
+            attributes = product_attributes(row, roles, words)
+            products.phrases.append(phrases_of(attributes, PHRASES_PER_PRODUCT, config.seed, words, CHINESE_SHARE))
+    return products
+
+
+def hash_share(order: int) -> float:
+    """Return where the low bits of an order fall in [0, 1): they say nothing about its place."""
+    return (order & 0xFFFF) / 0x10000
+
+
+def _tables(job: stages.Job, limit: int) -> Iterator[pa.Table]:
+    left = limit
+    for partition in job.partitions():
+        path = job.run.products(partition)
+        if left > 0 and storage.exists(path):
+            table = ranges.read_table(path).slice(0, left)
+            left -= table.num_rows
+            yield table
+
+
+def query_space(job: stages.Job) -> Space:
+    """Return the space of queries' features: a query has one view."""
+    space = job.spaces["text"]
+    return replace(space, views=Views(), dimension=space.dimension // space.views.slots)
+
+
+def encode_queries(job: stages.Job, texts: Sequence[str]) -> dict[str, int] | None:
+    """Encode distinct texts as queries, in units like any text; features go to the run's folder."""
+    space = query_space(job)
+    keys = [space.key(text.encode()) for text in texts]
+    work = pa.table(
+        {
+            ORDER: pa.array([order_of(text) for text in texts], pa.uint64()),
+            PRODUCT_ID: pa.array([""] * len(texts), pa.string()),
+            KEY: pa.array(keys, pa.binary(KEY_BYTES)),
+            "text": pa.array(texts, pa.string()),
+        }
+    )
+    names = []
+    for number, start in enumerate(range(0, len(texts), job.config.unit_items)):
+        unit = work.slice(start, job.config.unit_items)
+        names.append(f"queries-{number:05d}-{unit_id(unit)}")
+        ranges.write_table(storage.join(job.run.work("text"), f"{names[-1]}.parquet"), unit)
+    write_json(job.run.done("queries", "texts"), {"units": {"text": names}})
+    settings = EncodeSettings(
+        job.run, "queries", job.run.file("queries"), space, job.towers["text"], (), None, job.config.max_pixels
+    )  # fmt: skip
+    _log.info("encode: %d titles and phrases to train with", len(texts))
+    return run_pipeline(lambda p: p | "Queries" >> beam.Create(["texts"]) | Encode(settings), job.flags)
+
+
+def gather_queries(job: stages.Job, texts: Sequence[str], path: Path) -> np.ndarray:
+    """Gather the features of queries in a memory-mapped float16[N, D]."""
+    space = query_space(job)
+    places: dict[bytes, tuple[int, int]] = {}
+    files = [info.path for info in storage.list_folder(job.run.file("queries"), "*.parquet")]
+    for number, file in enumerate(files):
+        for row, key in enumerate(ranges.read_table(file, [KEY])[KEY].to_pylist()):
+            places[key] = (number, row)
+    wanted = [places[space.key(text.encode())] for text in texts]
+    return _gather(path, files, wanted, space)
+
+
+def gather_features(job: stages.Job, products: Products, modality: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Gather the products' features of a modality in a memory-mapped float16[N, V, D]; with bool[N], which have one.
+
+    V is 1, or the number of views where they stand side by side to be trained on one by one.
+    """
+    space = job.spaces[modality]
+    position = {order: number for number, order in enumerate(products.orders)}
+    features = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=(len(products.ids), space.dimension))
+    present = np.zeros(len(products.ids), dtype=bool)
+    for partition in job.partitions():
+        if not storage.exists(job.run.products(partition)):
+            continue
+        table = ranges.read_table(job.run.products(partition), [ORDER, f"{modality}_{KEY}"])
+        pairs = [
+            (order, key)
+            for order, key in zip(table[0].to_pylist(), table[1].to_pylist(), strict=True)
+            if key is not None and order in position
+        ]
+        held = stored(job.index, space.id, partition, pairs)
+        found = [(position[pair[0]], place) for pair in pairs if (place := held.place(pair)) is not None]
+        rows = [row for row, _ in found]
+        with FeatureReader(held.files, space.dimension) as reader:
+            for start in range(0, len(found), 1024):
+                block = found[start : start + 1024]
+                features[[row for row, _ in block]] = reader.read([place for _, place in block])
+        present[rows] = True
+    views = space.views.count if job.config.views > 1 else 1
+    return features.reshape(len(features), views, -1), present
+
+
+def _gather(path: Path, files: Sequence[str], places: Sequence[tuple[int, int]], space: Space) -> np.ndarray:
+    features = np.lib.format.open_memmap(path, mode="w+", dtype="<f2", shape=(len(places), space.dimension))
+    by_file = sorted(range(len(places)), key=lambda number: places[number])
+    with FeatureReader(files, space.dimension) as reader:
+        for start in range(0, len(by_file), 1024):
+            block = by_file[start : start + 1024]
+            features[block] = reader.read([places[number] for number in block])
+    return features
+
+
+def training_data(job: stages.Job, products: Products, folder: Path) -> tuple[ArrayTrainingData, dict[str, int]]:
+    """Encode titles and phrases, gather all features, and split off the validation products."""
+    config = job.config
+    features, present = {}, {}
+    for modality in job.spaces:
+        features[modality], present[modality] = gather_features(job, products, modality, folder / f"{modality}.npy")
+    phrases = pool_phrases(zip(products.ids, products.phrases, strict=True), config.max_phrases, config.seed)
+    titles = sorted({title for title in products.titles if title})
+    texts = sorted({*phrases, *titles}) if "text" in job.spaces else []
+    encoded = np.zeros((0, job.spaces["text"].dimension if "text" in job.spaces else 1), dtype="<f2")
+    if texts:
+        encode_queries(job, texts)
+        encoded = gather_queries(job, texts, folder / "queries.npy")
+        if config.views == 1:
+            encoded = job.spaces["text"].views.of_query(encoded)
+    number = {text: i for i, text in enumerate(texts)}
+    fits = np.full((len(products.ids), PHRASES_PER_PRODUCT), -1, dtype=np.int32)
+    pool = set(phrases)
+    for row, own in enumerate(products.phrases):
+        known = [number[text] for text in own if text in pool and text in number][:PHRASES_PER_PRODUCT]
+        fits[row, : len(known)] = known
+    title_ids = np.array([[number.get(title, -1) if title else -1] for title in products.titles], dtype=np.int64)
+    data = ArrayTrainingData(
+        features=features,
+        present=present,
+        queries=encoded,
+        title_ids=title_ids,
+        product_phrases=fits,
+        validation_rows=np.array([hash_share(order) >= 1 - VALIDATION_SHARE for order in products.orders], dtype=bool),
+        index_views={"picture": min(config.picture_views, config.views), "text": min(config.text_views, config.views)},
+        seed=config.seed,
+    )
+    return data, {"products": len(products.ids), "titles": len(titles), "phrases": len(phrases)}
