@@ -81,9 +81,7 @@ class Synonyms:
         return cls.merge(tables, cross_language=cross_language, ours=ours)
 
     @classmethod
-    def merge(
-        cls, tables: Iterable[tuple[str, bytes]], *, cross_language: bool = False, ours: bool = True
-    ) -> Synonyms:
+    def merge(cls, tables: Iterable[tuple[str, bytes]], *, cross_language: bool = False, ours: bool = True) -> Synonyms:
         """Merge tables given as (name, content) into our tables; see `load`."""
         merged: dict[str, dict[str, str]] = {}  # folded term -> folded alternative -> as written
         if cross_language:
@@ -91,11 +89,11 @@ class Synonyms:
                 _cross(merged, english, chinese)
         for path in TABLES if ours else ():
             _read(merged, path.name, path.read_bytes())
-        for name, content in tables:
-            _read(merged, name, content)
+        for name, table in tables:
+            _read(merged, name, table)
         alternatives = {term: tuple(others.values()) for term, others in merged.items() if others}
         known = KnownWords([*alternatives, *(fold(word) for _, chinese in _shop_words() for word in chinese)])
-        content = json.dumps([sorted(alternatives.items()), sorted(known.words)], ensure_ascii=False)
+        content = json.dumps([sorted(alternatives.items()), sorted(known.words)])
         digest = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
         lengths: dict[str, set[int]] = {}
         for term in alternatives:
@@ -196,5 +194,3 @@ def _read(merged: dict[str, dict[str, str]], name: str, content: bytes) -> None:
         for term in group if replaces else ():
             _forget(merged, term)
         _add(merged, group)
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from transforms.segment import HAN_UNITS, is_unspaced
@@ -19,8 +20,11 @@ UNITS = frozenset(
     size sizes years year months month days day percent см мм м кг г мл л вт шт""".split()
 ) | frozenset(HAN_UNITS)
 
-_SEPARATORS = frozenset(",;:/|·•、-")
-_BRACKETS = {"(": ")", "[": "]", "【": "】", "「": "」", "«": "»", "“": "”"}
+_SEPARATORS = frozenset(",;:/|·•、-–—&+")
+_BRACKETS = {"(": ")", "[": "]", "【": "】", "「": "」", "《": "》", "«": "»", "“": "”"}
+_CLOSING = frozenset(".!?。…") | frozenset(_BRACKETS.values())
+_MARKS = _SEPARATORS | _CLOSING
+_ATTACHED_LEFT = _CLOSING | frozenset(",;:、")
 
 
 class Kind(IntEnum):
@@ -65,17 +69,21 @@ def pieces_of(tokens: Sequence[str], matches: Sequence[Match]) -> tuple[list[Pie
 
 
 def _kind(text: str, before: Sequence[Piece]) -> Kind:
-    if text.isspace():
-        return Kind.SPACE
-    if not text[0].isalnum() and not any(char.isalnum() for char in text):
-        return Kind.OTHER
-    if any(char.isdigit() for char in text):
-        return Kind.FIXED
-    if text.lower() in UNITS:
+    kind = _kind_alone(text)
+    if kind is Kind.WORD and text.lower() in UNITS:
         last = next((piece for piece in reversed(before[-2:]) if piece.kind is not Kind.SPACE), None)
         if last is not None and last.text[-1].isdigit():
             return Kind.FIXED
-    return Kind.WORD
+    return kind
+
+
+@lru_cache(maxsize=1 << 16)
+def _kind_alone(text: str) -> Kind:
+    if text.isspace():
+        return Kind.SPACE
+    if any(char.isdigit() for char in text):
+        return Kind.FIXED
+    return Kind.WORD if any(char.isalnum() for char in text) else Kind.OTHER
 
 
 def spaced(text: str) -> bool:
@@ -98,26 +106,44 @@ def join_pieces(pieces: Sequence[Piece]) -> str:
 
 
 def remove(pieces: Sequence[Piece], places: Collection[int]) -> list[Piece]:
-    """Return pieces without those at `places`, nor the commas and brackets that would be left with nothing to part or hold."""
+    """Return pieces without those at `places`, nor the spaces, commas and brackets left with nothing to part or hold."""
     kept: list[Piece] = []
     hole = False
     for place, piece in enumerate(pieces):
         if place in places:
             hole = True
             continue
-        if hole and piece.kind is not Kind.SPACE:
-            last = next((earlier for earlier in reversed(kept) if earlier.kind is not Kind.SPACE), None)
-            if piece.text in _SEPARATORS and (last is None or last.text in _SEPARATORS or last.text in _BRACKETS):
+        if hole:
+            if piece.kind is Kind.SPACE:
+                if kept and kept[-1].kind is not Kind.SPACE and kept[-1].text not in _BRACKETS:
+                    kept.append(piece)
                 continue
-            if last is not None and _BRACKETS.get(last.text) == piece.text:
-                while kept.pop() is not last:
-                    pass
+            if piece.text in _MARKS and _closes_gap(kept, piece.text):
                 continue
-            if last is not None and last.text in _SEPARATORS and piece.kind is Kind.OTHER:
-                while kept.pop() is not last:
-                    pass
             hole = False
         kept.append(piece)
     while hole and kept and (kept[-1].kind is Kind.SPACE or kept[-1].text in _SEPARATORS):
         kept.pop()
     return kept
+
+
+def _closes_gap(kept: list[Piece], mark: str) -> bool:
+    """Fit what is before a gap to the mark after it; tells whether the mark goes."""
+    if mark in _ATTACHED_LEFT:
+        _drop_spaces(kept)
+    last = next((piece.text for piece in reversed(kept) if piece.kind is not Kind.SPACE), None)
+    if mark in _SEPARATORS:
+        return last is None or last in _SEPARATORS or last in _BRACKETS
+    if last is not None and (_BRACKETS.get(last) == mark or last in _SEPARATORS):
+        _drop_spaces(kept)
+        kept.pop()
+        if last in _BRACKETS:
+            return True
+        _drop_spaces(kept)
+        return False
+    return last is None and mark not in _BRACKETS.values()
+
+
+def _drop_spaces(kept: list[Piece]) -> None:
+    while kept and kept[-1].kind is Kind.SPACE:
+        kept.pop()

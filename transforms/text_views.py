@@ -25,9 +25,9 @@ from transforms.typing_errors import can_misspell, misspell
 
 FORMAT = 1  # what a view is; a change of this module that changes views counts it up
 
-# What views look at: the head of a text. The rest is in no view but the first. Towers read 512 tokens of theirs, and
-# one of those is rarely longer than a word.
-MAX_WORDS = 1024
+# What views look at, spaces not counted: the head of a text. The rest is in no view but the first. Towers read 512
+# tokens of their own, which are rarely longer than a word.
+MAX_TOKENS = 1024
 MAX_CHARACTERS = 16_384
 
 KEY_BYTES = 16
@@ -93,8 +93,9 @@ def text_views(
 ) -> list[str]:
     """Return `count` views of a cleaned text; the first is the text itself.
 
-    The others are of its first 1,024 words in at most 16,384 characters. They are clean as `clean_text` leaves a text (NFKC,
-    single spaces), never empty where the text is not, and equal to it where an operation finds nothing to do.
+    The others are of its first 1,024 tokens, spaces not counted, in at most 16,384 characters. They are clean as
+    `clean_text` leaves a text (NFKC, single spaces), never empty where the text is not, and equal to it where an
+    operation finds nothing to do.
 
     Args:
         text: a text as `clean_text` returns it.
@@ -115,6 +116,7 @@ def text_views(
     key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest() if key is None else key
     tables = our_synonyms() if synonyms is None else synonyms
     tokens = _head(text, tables)
+    head = "".join(tokens)
     pieces, matches = pieces_of(tokens, tables.find(tokens))
     views = [text]
     for number in range(1, count):
@@ -124,7 +126,7 @@ def text_views(
         for name, operation in OPERATIONS.items():
             if name in chosen:
                 changed = operation(changed, getattr(settings, name), rng, matches)
-        views.append((_clean(join_pieces(changed)) or text) if changed != pieces else text)
+        views.append(head if changed == pieces else _clean(join_pieces(changed)) or head)
     return views
 
 
@@ -149,10 +151,10 @@ def _head(text: str, tables: Synonyms) -> list[str]:
     tokens = segment(text[:MAX_CHARACTERS], tables.known)
     if len(text) > MAX_CHARACTERS and len(tokens) > 1:
         tokens.pop()  # its end is cut off
-    words = 0
+    counted = 0
     for place, token in enumerate(tokens):
-        words += token[0].isalnum()
-        if words > MAX_WORDS:
+        counted += not token.isspace()
+        if counted > MAX_TOKENS:
             return tokens[:place]
     return tokens
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from random import Random
 
 from transforms.segment import clusters, is_unspaced
@@ -30,6 +31,7 @@ def _neighbours() -> dict[str, str]:
 NEIGHBOURS = _neighbours()
 
 
+@lru_cache(maxsize=1 << 16)
 def can_misspell(word: str) -> bool:
     """Tell whether a word may have a typing error: it is long enough, has no digit, and is no code ("USB-C")."""
     if any(char.isdigit() for char in word):
