@@ -1,0 +1,149 @@
+"""Pieces of a text: tokens that know whether they may be changed, taken apart and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from enum import IntEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+from transforms.segment import HAN_UNITS, is_unspaced
+from transforms.synonyms import Match
+
+NEW = -2  # the origin of a piece that the text did not have
+
+# What follows a number belongs to it.
+UNITS = frozenset(
+    """g gr kg mg µg lb lbs oz ml cl dl l ltr litre litres liter liters gal nm mm cm dm m km inch inches in ft feet yd
+    w kw kwh v kv mv a ma mah ah hz khz mhz ghz kb mb gb tb mp px dpi fps k ip denier den gsm tog mmhg bar psi rpm db
+    °c °f c f s sec min h hr hrs pcs pc pieces piece pack packs pair pairs ply count ct ctn set sets eu uk us
+    size sizes years year months month days day percent см мм м кг г мл л вт шт""".split()
+) | frozenset(HAN_UNITS)
+
+_SEPARATORS = frozenset(",;:/|·•、-–—&+")
+_BRACKETS = {"(": ")", "[": "]", "【": "】", "「": "」", "《": "》", "«": "»", "“": "”"}
+_CLOSING = frozenset(".!?。…") | frozenset(_BRACKETS.values())
+_MARKS = _SEPARATORS | _CLOSING
+_ATTACHED_LEFT = _CLOSING | frozenset(",;:、")
+
+
+class Kind(IntEnum):
+    """What a piece is: a word; a number, its unit or a code with digits; spaces; anything else."""
+
+    WORD = 0
+    FIXED = 1
+    SPACE = 2
+    OTHER = 3
+
+
+class Piece(NamedTuple):
+    """A part of a text; `origin` is its place among the text's pieces."""
+
+    text: str
+    kind: Kind
+    origin: int
+
+
+def pieces_of(tokens: Sequence[str], matches: Sequence[Match]) -> tuple[list[Piece], list[Match]]:
+    """Make pieces of a text's tokens, and of matches among tokens matches among pieces.
+
+    A matched term without spaces is one piece ("T恤", whose letters lie in two scripts).
+    """
+    pieces: list[Piece] = []
+    moved: list[Match] = []
+    ahead = iter(matches)
+    match = next(ahead, None)
+    at = 0
+    while at < len(tokens):
+        end = at + 1
+        if match is not None and match.start == at:
+            joined = "".join(tokens[at : match.end])
+            end = at + 1 if " " in joined else match.end
+            length = match.end - at if " " in joined else 1
+            moved.append(Match(len(pieces), len(pieces) + length, match.alternatives))
+            match = next(ahead, None)
+        text = "".join(tokens[at:end])
+        pieces.append(Piece(text, _kind(text, pieces), len(pieces)))
+        at = end
+    return pieces, moved
+
+
+def _kind(text: str, before: Sequence[Piece]) -> Kind:
+    kind = _kind_alone(text)
+    if kind is Kind.WORD and text.lower() in UNITS:
+        last = next((piece for piece in reversed(before[-2:]) if piece.kind is not Kind.SPACE), None)
+        if last is not None and last.text[-1].isdigit():
+            return Kind.FIXED
+    return kind
+
+
+@lru_cache(maxsize=1 << 16)
+def _kind_alone(text: str) -> Kind:
+    if text.isspace():
+        return Kind.SPACE
+    if any(char.isdigit() for char in text):
+        return Kind.FIXED
+    return Kind.WORD if any(char.isalnum() for char in text) else Kind.OTHER
+
+
+def spaced(text: str) -> bool:
+    """Tell whether a word begins in a script that parts words by spaces."""
+    return not is_unspaced(text[0])
+
+
+def join_pieces(pieces: Sequence[Piece]) -> str:
+    """Put pieces together, with a space between words that were not neighbours where their scripts write one."""
+    parts: list[str] = []
+    last: Piece | None = None
+    for piece in pieces:
+        if last is not None and last.kind <= Kind.FIXED and piece.kind <= Kind.FIXED:
+            neighbours = last.origin != NEW and piece.origin == last.origin + 1
+            if not neighbours and not is_unspaced(last.text[-1]) and not is_unspaced(piece.text[0]):
+                parts.append(" ")
+        parts.append(piece.text)
+        last = piece
+    return "".join(parts)
+
+
+def remove(pieces: Sequence[Piece], places: Collection[int]) -> list[Piece]:
+    """Return pieces without those at `places`, nor the spaces, commas and brackets left with nothing to part or hold."""
+    kept: list[Piece] = []
+    hole = False
+    for place, piece in enumerate(pieces):
+        if place in places:
+            hole = True
+            continue
+        if hole:
+            if piece.kind is Kind.SPACE:
+                if kept and kept[-1].kind is not Kind.SPACE and kept[-1].text not in _BRACKETS:
+                    kept.append(piece)
+                continue
+            if piece.text in _MARKS and _closes_gap(kept, piece.text):
+                continue
+            hole = False
+        kept.append(piece)
+    while hole and kept and (kept[-1].kind is Kind.SPACE or kept[-1].text in _SEPARATORS):
+        kept.pop()
+    return kept
+
+
+def _closes_gap(kept: list[Piece], mark: str) -> bool:
+    """Fit what is before a gap to the mark after it; tells whether the mark goes."""
+    if mark in _ATTACHED_LEFT:
+        _drop_spaces(kept)
+    last = next((piece.text for piece in reversed(kept) if piece.kind is not Kind.SPACE), None)
+    if mark in _SEPARATORS:
+        return last is None or last in _SEPARATORS or last in _BRACKETS
+    if last is not None and (_BRACKETS.get(last) == mark or last in _SEPARATORS):
+        _drop_spaces(kept)
+        kept.pop()
+        if last in _BRACKETS:
+            return True
+        _drop_spaces(kept)
+        return False
+    return last is None and mark not in _BRACKETS.values()
+
+
+def _drop_spaces(kept: list[Piece]) -> None:
+    while kept and kept[-1].kind is Kind.SPACE:
+        kept.pop()
