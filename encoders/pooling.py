@@ -9,7 +9,7 @@ A query has one view, the item itself; in place of the others its own feature is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,7 +32,9 @@ class Views:
         pooling: how their features become one.
         operations: strength of each operation by name, as `transforms` reads it.
         seed: seed of everything random.
-        synonyms: groups of words that stand for one another in texts.
+        tables: name and content of the user's synonym tables, in order.
+        cross_language: whether words of two languages stand for one another.
+        digest: what the views of an item depend on besides all this: the version of the code and its own tables.
 
     With one view nothing else matters, and all of it takes its default.
     """
@@ -41,7 +43,9 @@ class Views:
     pooling: Pooling = "mean"
     operations: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
-    synonyms: tuple[tuple[str, ...], ...] = ()
+    tables: tuple[tuple[str, str], ...] = ()
+    cross_language: bool = False
+    digest: str = ""
 
     def __post_init__(self) -> None:
         """Check, and forget what one view does not depend on."""
@@ -49,11 +53,12 @@ class Views:
             raise PoolingError(f"{self.count} views mean nothing; there must be at least 1")
         if self.pooling not in get_args(Pooling):
             raise PoolingError(f"unknown pooling '{self.pooling}' of views; it may be {', '.join(get_args(Pooling))}")
-        single = self.count == 1
-        object.__setattr__(self, "pooling", "mean" if single else self.pooling)
-        object.__setattr__(self, "operations", {} if single else dict(sorted(self.operations.items())))
-        object.__setattr__(self, "seed", 0 if single else self.seed)
-        object.__setattr__(self, "synonyms", () if single else tuple(tuple(group) for group in self.synonyms))
+        tables = tuple((name, content) for name, content in self.tables)
+        kept: dict[str, Any] = {"operations": dict(sorted(self.operations.items())), "tables": tables}
+        if self.count == 1:
+            kept = {f.name: f.default for f in fields(self) if f.name != "count"} | {"operations": {}}
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
     @property
     def slots(self) -> int:
@@ -70,7 +75,7 @@ class Views:
 
     def to_json(self) -> dict[str, Any]:
         """Give the settings as JSON values."""
-        return {**asdict(self), "synonyms": [list(group) for group in self.synonyms]}
+        return {**asdict(self), "tables": [list(table) for table in self.tables]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Views:

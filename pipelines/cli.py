@@ -107,7 +107,7 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, ConfigError):
         return BAD_FLAG
     flags = ("CatalogueError", "WhereError", "UnknownProductError", "StageError", "BundleError", "TowerError", "QueryError",
-             "FusionError", "ApplicationError", "SavedModelError")  # fmt: skip
+             "FusionError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError")  # fmt: skip
     codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
     codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED}
     codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError"), STORAGE)

@@ -67,6 +67,13 @@ class Config:
     picture_operation: Mapping[str, str] = setting(
         {}, "strength of an operation of picture views: rotate=15; of flip, rotate, zoom, shift, brightness, contrast, noise"
     )
+    text_operation: Mapping[str, str] = setting(
+        {},
+        "rate of an operation of text views: random_swap=0.2; of synonym_replacement, random_insertion, random_deletion, "
+        "random_swap, character_noise; operations_per_view counts them",
+    )
+    synonyms: tuple[str, ...] = setting((), "table of synonyms for text views beside those that come along: a TSV file")
+    cross_language: bool = setting(False, "let Chinese and English shop words stand for one another in text views")
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
     fusion: Literal["concatenation", "weighted_sum", "mean", "max"] = setting(
@@ -92,7 +99,8 @@ CATALOGUE_SETTINGS = (
     "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
 BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish")
-VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation")
+VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation", "text_operation", "synonyms",
+                 "cross_language")
 TRAINING_SETTINGS = (
     "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "max_training_products",
     "max_phrases", "epochs", "holdout",

@@ -28,6 +28,7 @@ from pipelines.catalogue import CatalogueSchema, Shard
 from pipelines.features import REJECTED_TYPE, Space, pack, write_features
 from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID, REJECTED, Run, read_json
 from pipelines.picture_batches import Findings, batches, read_inside, read_paths
+from pipelines.views import text_maker
 
 PROGRESS_SECONDS = 5.0
 
@@ -81,12 +82,18 @@ class Encoded:
 
 
 def encode_texts(work: pa.Table, tower: Tower, space: Space) -> tuple[pa.Table, int]:
-    """Encode the texts of a unit; returns its rows of the feature store and the number of items encoded."""
+    """Encode the texts of a unit; returns its rows of the feature store and the number of items encoded.
+
+    A text's feature is the mean over its views, or they stand side by side.
+    """
     texts = work["text"].to_pylist()
-    features = tower.encode(texts)
+    make, views = text_maker(space.views), space.views
+    items = [view for text in texts for view in make(text)]
+    features = tower.encode(items).reshape(len(texts), views.count, -1)
+    pooled = features.mean(axis=1) if views.slots == 1 else features.reshape(len(texts), -1)
     present = np.ones(len(texts), dtype=bool)
     keys = [space.key(text.encode()) for text in texts]
-    return _rows(work, keys, features, present, [None] * len(texts), space), len(texts)
+    return _rows(work, keys, pooled, present, [None] * len(texts), space), len(items)
 
 
 def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> tuple[pa.Table, int]:

@@ -21,8 +21,9 @@ from encoders.pooling import Views
 from pipelines import pictures
 from pipelines.catalogue import CatalogueSchema, Shard, read_pictures
 from pipelines.features import content_hash
+from pipelines.views import check_version
 from transforms.decode import PictureError, decode_picture
-from transforms.views import PictureOperations, PictureViews
+from transforms.views import FORMAT, PictureOperations, PictureViews
 
 DECODE_AHEAD = 3
 
@@ -109,6 +110,7 @@ def _one_ahead(source: Iterator[Batch]) -> Iterator[Batch]:
 def _batches(
     items: Iterable[Item], findings: Findings, side: int, size: int, views: Views, max_pixels: int
 ) -> Iterator[Batch]:
+    check_version(views, str(FORMAT))
     maker = PictureViews(side, PictureOperations.of(views.operations), views.seed, size)
     each = (
         (product, digest, view, pixels)

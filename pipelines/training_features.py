@@ -23,7 +23,9 @@ from pipelines.ingest import COLUMNS
 from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, order_of, write_json
 from pipelines.plan import unit_id
 from pipelines.runner import run_pipeline
+from pipelines.views import text_maker
 from transforms.phrases import ShopWords, find_roles, phrases_of, pool_phrases, product_attributes
+from transforms.text import clean_text
 
 PHRASES_PER_PRODUCT = 8
 CHINESE_SHARE = 0.35
@@ -169,6 +171,14 @@ def _gather(path: Path, files: Sequence[str], places: Sequence[tuple[int, int]],
     return features
 
 
+def _titles_as_asked(titles: Sequence[str], job: stages.Job) -> dict[str, list[str]]:
+    """Return each title with the views of it that are asked for in training: itself first."""
+    if job.config.views == 1 or "text" not in job.spaces:
+        return {title: [title] for title in titles}
+    make = text_maker(job.spaces["text"].views)
+    return {title: make(clean_text(title)) for title in titles}
+
+
 def training_data(job: stages.Job, products: Products, folder: Path) -> tuple[ArrayTrainingData, dict[str, int]]:
     """Encode titles and phrases, gather all features, and split off the validation products."""
     config = job.config
@@ -177,7 +187,8 @@ def training_data(job: stages.Job, products: Products, folder: Path) -> tuple[Ar
         features[modality], present[modality] = gather_features(job, products, modality, folder / f"{modality}.npy")
     phrases = pool_phrases(zip(products.ids, products.phrases, strict=True), config.max_phrases, config.seed)
     titles = sorted({title for title in products.titles if title})
-    texts = sorted({*phrases, *titles}) if "text" in job.spaces else []
+    asked = _titles_as_asked(titles, job)
+    texts = sorted({*phrases, *(view for views in asked.values() for view in views)}) if "text" in job.spaces else []
     encoded = np.zeros((0, job.spaces["text"].dimension if "text" in job.spaces else 1), dtype="<f2")
     if texts:
         encode_queries(job, texts)
@@ -190,7 +201,10 @@ def training_data(job: stages.Job, products: Products, folder: Path) -> tuple[Ar
     for row, own in enumerate(products.phrases):
         known = [number[text] for text in own if text in pool and text in number][:PHRASES_PER_PRODUCT]
         fits[row, : len(known)] = known
-    title_ids = np.array([[number.get(title, -1) if title else -1] for title in products.titles], dtype=np.int64)
+    none = [-1] * max(map(len, asked.values()), default=1)
+    title_ids = np.array(
+        [[number.get(view, -1) for view in asked[title]] if title else none for title in products.titles], dtype=np.int64
+    ).reshape(len(products.titles), -1)
     data = ArrayTrainingData(
         features=features,
         present=present,
