@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.config import (
     BUILD_SETTINGS,
     CATALOGUE_SETTINGS,
+    PREVIEW_SETTINGS,
     TRAINING_SETTINGS,
     Config,
     ConfigError,
@@ -63,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
         ("publish", "check a version and make it the current one"),
     ):
         command(stage, does, job)
+    preview = command("preview-views", "show what the operations make of a product's pictures and text", PREVIEW_SETTINGS)
+    preview.add_argument("--product-id", metavar="ID", help="whose views (default: the first product with a picture)")
+    preview.add_argument("--views", dest="shown", type=int, default=8, metavar="N",
+                         help="views, the item itself being the first (default: %(default)s)")  # fmt: skip
+    preview.add_argument("--side", type=int, default=224, metavar="N", help="pixels of a side (default: %(default)s)")
+    preview.add_argument("--output", required=True, metavar="FILE", help="contact sheet to write, a PNG")
     query = command("query", "search an index by text, picture, both, or a product")
     query.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index, or of one version")
     query.add_argument("--bundle", metavar="DIR", help="folder of the bundle (default: the index's own)")
@@ -86,10 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; errors are one sentence on standard error."""
     given, extra = parser().parse_known_args(arguments)
     try:
-        if given.command in ("sample", "query", "versions"):
+        if given.command in (own := {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview}):
             if extra:
                 raise ConfigError(f"unknown flag '{extra[0]}' (see catalogue-index {given.command} --help)")
-            return {"sample": _sample, "query": _query, "versions": _versions}[given.command](given)
+            return own[given.command](given)
         return _job(given, extra)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
@@ -169,6 +176,28 @@ def _sample(given: argparse.Namespace) -> int:
     return DONE
 
 
+def _preview(given: argparse.Namespace) -> int:
+    own = ("command", "config", "product_id", "shown", "side", "output")
+    config = read_config(given.config, {name: value for name, value in vars(given).items() if name not in own})
+    if not config.catalogue:
+        raise ConfigError("--catalogue is missing: say it on the command line or in --config FILE")
+    for name, least in (("shown", 1), ("side", 1)):
+        if getattr(given, name) < least:
+            raise ConfigError(f"--{'views' if name == 'shown' else name} is {getattr(given, name)}; it must be at least {least}")
+    _prepare_process()
+    from pipelines.preview import preview, write_contact_sheet
+
+    shown = preview(config, given.product_id, given.shown, given.side)
+    rows = [{"view": number, "text": text} for number, text in enumerate(shown.texts)]
+    _table(f"product {shown.product_id}", ("view", "text"), rows)
+    if len(shown.pictures):
+        write_contact_sheet(given.output, shown)
+        print(f"wrote {shown.pictures.shape[1]} views of {len(shown.pictures)} pictures to {given.output}")
+    else:
+        print("the product has no picture that can be decoded: no contact sheet written")
+    return DONE
+
+
 def _query(given: argparse.Namespace) -> int:
     if given.text is None and given.image is None and given.product_id is None:
         raise ConfigError("nothing to look for: give --text, --image or --product-id")
@@ -216,7 +245,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -
 
     table = Table(title=title, title_justify="left", show_edge=False)
     for name in columns:
-        numeric = name in ("rank", "score", "price", "sequence", "products", "recall@10")
+        numeric = name in ("view", "rank", "score", "price", "sequence", "products", "recall@10")
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*("" if row.get(name) is None else _shown(row[name]) for name in columns))
