@@ -20,6 +20,9 @@ UNITS = frozenset(
     size sizes years year months month days day percent см мм м кг г мл л вт шт""".split()
 ) | frozenset(HAN_UNITS)
 
+# And what names it, before it.
+LABELS = frozenset("size sizes sz no nr art eu uk us ref sku model item размер № 尺码 尺寸 型号 货号 サイズ ขนาด ไซส์".split())
+
 _SEPARATORS = frozenset(",;:/|·•、-–—&+")
 _BRACKETS = {"(": ")", "[": "]", "【": "】", "「": "」", "《": "》", "«": "»", "“": "”"}
 _CLOSING = frozenset(".!?。…") | frozenset(_BRACKETS.values())
@@ -28,7 +31,7 @@ _ATTACHED_LEFT = _CLOSING | frozenset(",;:、")
 
 
 class Kind(IntEnum):
-    """What a piece is: a word; a number, its unit or a code with digits; spaces; anything else."""
+    """What a piece is: a word; a number, its unit or label, or a code with digits; spaces; anything else."""
 
     WORD = 0
     FIXED = 1
@@ -63,9 +66,22 @@ def pieces_of(tokens: Sequence[str], matches: Sequence[Match]) -> tuple[list[Pie
             moved.append(Match(len(pieces), len(pieces) + length, match.alternatives))
             match = next(ahead, None)
         text = "".join(tokens[at:end])
-        pieces.append(Piece(text, _kind(text, pieces), len(pieces)))
+        kind = _kind(text, pieces)
+        if kind is Kind.FIXED:
+            _fix_label(pieces)
+        pieces.append(Piece(text, kind, len(pieces)))
         at = end
     return pieces, moved
+
+
+def _fix_label(before: list[Piece]) -> None:
+    """Fix the label of a number, from which a space and a mark may part it ("size 42", "Art. 1234")."""
+    for place in range(len(before) - 1, max(-1, len(before) - 4), -1):
+        piece = before[place]
+        if piece.kind is Kind.WORD:
+            if piece.text.lower() in LABELS:
+                before[place] = piece._replace(kind=Kind.FIXED)
+            return
 
 
 def _kind(text: str, before: Sequence[Piece]) -> Kind:
