@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import random
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from test_segment import random_texts
 
@@ -245,6 +248,7 @@ def test_words_of_two_scripts_are_not_run_together() -> None:
         (JAPANESE, ["26.5cm"]),
         (THAI, ["42"]),
         ("Bottle 250 ml, 3 pack, Art. AB-1234/56, 10,000 mAh", ["250 ml", "3 pack", "Art. AB-1234/56", "10,000 mAh"]),
+        ("T-shirt, size XL, Größe M", ["size XL", " M"]),
         ("保温杯500毫升 2件装 2024年", ["500毫升", "2件", "2024年"]),
     ],
 )
@@ -368,3 +372,35 @@ def test_settings_survive_json() -> None:
 def test_text_has_at_least_one_view() -> None:
     with pytest.raises(ValueError, match=r"^count is 0; a text has at least one view, itself$"):
         text_views("shoe", 0, TextViewSettings(), 0)
+
+
+def test_tables_travel_to_workers_as_they_are() -> None:
+    own = Synonyms.merge([("own", b"sneakers\tkicks\n")], cross_language=True)
+    sent = pickle.loads(pickle.dumps(own))
+    settings = all_of(0.4)
+    assert sent.hash == own.hash
+    assert [text_views(text, 4, settings, 0, synonyms=sent) for text in TEXTS] == [
+        text_views(text, 4, settings, 0, synonyms=own) for text in TEXTS
+    ]
+
+
+def test_titles_of_a_real_shop_have_clean_views_with_their_numbers(real_data: Path) -> None:
+    titles = pq.read_table(real_data / "fashion60", columns=["title"]).column("title").to_pylist()
+    texts = [clean_text(title) for title in titles[::20]]
+    synonyms = our_synonyms()
+    assert np.mean([bool(synonyms.find(segment(text, synonyms.known))) for text in texts]) > 0.9
+    for text in texts:
+        view = text_views(text, 2, all_of(0.3), 0)[1]
+        assert clean_text(view) == view
+        assert re.findall("[0-9]+", view) == re.findall("[0-9]+", text)
+
+
+def test_documented_examples_are_views() -> None:
+    rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "text-views.md").read_text(encoding="utf-8").splitlines()]
+    (head,) = (row for row in rows if row[0] == "operation")
+    documented = {row[0].strip("`"): row for row in rows if row[0].strip("`") in OPERATIONS}
+    assert list(documented) == list(OPERATIONS)
+    for operation, row in documented.items():
+        assert float(row[1]) == getattr(TextViewSettings(), operation)
+        for text, view in zip(head[3:], row[3:], strict=True):
+            assert view in text_views(text.strip('"'), 8, only(operation, 0.3), 0)[1:]
