@@ -81,7 +81,9 @@ def test_one_japanese_particle_makes_no_text_japanese() -> None:
     assert "卫衣" in segment("日系の宽松卫衣", KnownWords(["卫衣", "宽松"]))
 
 
-@pytest.mark.parametrize("text", ["👨\u200d👩\u200d👧 🇩🇪🇫🇷 👍🏽", "e\u0301te\u0301", " \u0301x", "नमस्ते दुनिया", "น้ํายาซักผ้า", "한국 한"])
+@pytest.mark.parametrize(
+    "text", ["👨\u200d👩\u200d👧 🇩🇪🇫🇷 👍🏽", "e\u0301te\u0301", " \u0301x", "नमस्ते दुनिया", "น้ํายาซักผ้า", "\u1112\u1161\u11ab국"]
+)
 def test_no_grapheme_cluster_is_cut(text: str) -> None:
     inside = {at for match in regex.finditer(r"\X", text) for at in range(match.start() + 1, match.end())}
     borders = np.cumsum([len(token) for token in segment(text)])

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import random
+import re
 import subprocess
 import sys
 import time
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from test_segment import random_texts
 
@@ -30,32 +35,35 @@ CHINESE = "Nike白色运动鞋 42码 透气轻便 男士夏季新款"
 JAPANESE = "白いスニーカー メンズ 軽量ランニングシューズ 26.5cm"
 THAI = clean_text("รองเท้าผ้าใบสีขาวสำหรับผู้ชาย 42")
 TEXTS = (ENGLISH, CHINESE, JAPANESE, THAI, "Кроссовки белые мужские 42", "Nike 운동화 👍🏽")
-NONE = dict.fromkeys(OPERATIONS, 0.0)
+QUIET: dict[str, Any] = dict.fromkeys(OPERATIONS, 0.0)
+NONE = TextViewSettings(**QUIET)
 
 
 EXPECTED_ENGLISH = [
     "White running shoes for men, breathable mesh, size 42, 1.5l pocket, USB-C",
     "White running shoes for gentlemen, breathable mesh, size 42, 1.5l pocket, USB-C",
     "Whitte running shoes for men, breathable mesh, size 42, 1.5l pocket, USB-C",
-    "White running shoes for men, breathable mesh, 42, 1.5l pocket, USB-C",
+    "White running shoes for men, breathable, size 42, 1.5l pocket, USB-C",
     "White running shoes for gentlemen, breathable mesh, size 42, 1.5l pocket, USB-C",
     "White gentlemen running shoes for men, breathable mesh, size 42, 1.5l pocket, USB-C",
 ]
 EXPECTED_CHINESE = [
     "Nike白色运动鞋 42码 透气轻便 男士夏季新款",
-    "Niek透风球鞋纯白色 42码 便携 夏季新款",
-    "透气 Nik 42码 纯色便携 男士夏季新品",
-    "Nkie白色轻便 42码 透风纯白色 夏天新款",
-    "Njke轻巧 42码 动运鞋便携 男士波鞋新款",
+    "Niek便携球鞋纯白色 42码 轻便 夏季新款",
+    "透气 Nik 42码 纯色轻便 男款夏季新品",
+    "Nkie白色轻便 42码 透气纯白色 夏天新款",
+    "Njke轻巧 42码 鞋波便携 男士纯白色新款",
 ]
 
 
 def only(operation: str, rate: float = 0.5) -> TextViewSettings:
-    return TextViewSettings(**{**NONE, operation: rate})
+    rates: dict[str, Any] = {**QUIET, operation: rate}
+    return TextViewSettings(**rates)
 
 
 def all_of(rate: float) -> TextViewSettings:
-    return TextViewSettings(**dict.fromkeys(OPERATIONS, rate), operations_per_view=len(OPERATIONS))
+    rates: dict[str, Any] = dict.fromkeys(OPERATIONS, rate)
+    return TextViewSettings(**rates, operations_per_view=len(OPERATIONS))
 
 
 def words(text: str) -> list[str]:
@@ -67,7 +75,8 @@ def drawn_texts(count: int, length: int, lexicon: list[str]) -> list[str]:
     return [" ".join(lexicon[i] for i in rng.choice(len(lexicon), length, replace=False)) for _ in range(count)]
 
 
-LEXICON = sorted({a + b for a in "lantern meadow harbour orchard cobble pillar".split() for b in "wick stone field gate loft mark rise".split()})
+STEMS, ENDINGS = "lantern meadow harbour orchard cobble pillar".split(), "wick stone field gate loft mark rise".split()
+LEXICON = [stem + ending for stem in STEMS for ending in ENDINGS]
 
 
 def test_first_view_is_the_text_and_the_others_are_these() -> None:
@@ -118,7 +127,7 @@ def test_view_follows_from_seed_key_and_number() -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_rate_of_zero_changes_nothing(text: str) -> None:
-    assert text_views(text, 5, TextViewSettings(**NONE), 0) == [text] * 5
+    assert text_views(text, 5, NONE, 0) == [text] * 5
 
 
 def test_share_of_deleted_words_is_the_rate() -> None:
@@ -171,12 +180,12 @@ def test_share_of_replaced_and_of_inserted_words_is_the_rate() -> None:
 
 
 def test_view_takes_as_many_operations_as_it_is_told() -> None:
-    settings = TextViewSettings(**{**NONE, "random_deletion": 1.0, "random_swap": 1.0}, operations_per_view=1)
+    settings = replace(NONE, random_deletion=1.0, random_swap=1.0)
     text = " ".join(LEXICON[:12])
     lengths = Counter(len(view.split()) for view in text_views(text, 400, settings, 0)[1:])
     assert set(lengths) == {1, 12}
     assert 150 < lengths[1] < 250
-    both = TextViewSettings(**{**NONE, "random_deletion": 1.0, "random_swap": 1.0}, operations_per_view=5)
+    both = replace(settings, operations_per_view=5)
     assert {len(view.split()) for view in text_views(text, 50, both, 0)[1:]} == {1}
 
 
@@ -238,7 +247,8 @@ def test_words_of_two_scripts_are_not_run_together() -> None:
         (CHINESE, ["42码"]),
         (JAPANESE, ["26.5cm"]),
         (THAI, ["42"]),
-        ("Bottle 250 ml, 3 pack, art. AB-1234/56, 10,000 mAh", ["250 ml", "3 pack", "AB-1234/56", "10,000 mAh"]),
+        ("Bottle 250 ml, 3 pack, Art. AB-1234/56, 10,000 mAh", ["250 ml", "3 pack", "Art. AB-1234/56", "10,000 mAh"]),
+        ("T-shirt, size XL, Größe M", ["size XL", " M"]),
         ("保温杯500毫升 2件装 2024年", ["500毫升", "2件", "2024年"]),
     ],
 )
@@ -246,8 +256,7 @@ def test_numbers_units_and_codes_stay_as_they_are_and_in_order(text: str, kept: 
     numbers = [token for token in segment(text) if any(char.isdigit() for char in token)]
     for view in text_views(text, 60, all_of(0.5), 0):
         assert [token for token in segment(view) if any(char.isdigit() for char in token)] == numbers
-        for number in kept:
-            assert number.removeprefix("size ") in view
+        assert all(number in view for number in kept)
 
 
 def test_codes_are_not_misspelt() -> None:
@@ -264,7 +273,7 @@ def test_typing_errors_are_swaps_drops_doubles_and_neighbours_on_the_keyboard() 
     assert {misspell("运动鞋", rng) for _ in range(200)} == {"动运鞋", "运鞋动", "动鞋", "运鞋", "运动"}
     cyrillic = {misspell("обувь", rng) for _ in range(500)}
     assert all(set(word) <= set("обувь") for word in cyrillic)
-    assert NEIGHBOURS["g"] == "fhtyvb"[:2] + "tyvb"
+    assert NEIGHBOURS["g"] == "fhtyvb"
     assert set("".join(NEIGHBOURS.values())) == set("abcdefghijklmnopqrstuvwxyz")
 
 
@@ -334,11 +343,10 @@ def test_views_look_at_the_head_of_a_long_text() -> None:
         ({"random_swap": -0.1}, "random_swap is -0.1; it must be a number from 0 to 1, a share of a text's words"),
         ({"character_noise": float("nan")}, "character_noise is nan; it must be a number from 0 to 1, a share of a text's words"),
         ({"random_insertion": "0.1"}, "random_insertion is '0.1'; it must be a number from 0 to 1, a share of a text's words"),
-        ({"synonym_replacement": True}, "synonym_replacement is True; it must be a number from 0 to 1, a share of a text's words"),
+        ({"random_swap": True}, "random_swap is True; it must be a number from 0 to 1, a share of a text's words"),
         ({"operations_per_view": 6}, "operations_per_view is 6; it must be a whole number from 1 to 5"),
         ({"operations_per_view": 1.0}, "operations_per_view is 1.0; it must be a whole number from 1 to 5"),
-        ({"deletion": 0.1}, "text view settings have no 'deletion' (there are: synonym_replacement, random_insertion, "
-         "random_deletion, random_swap, character_noise, operations_per_view)"),
+        ({"deletion": 0.1}, f"text view settings have no 'deletion' (there are: {', '.join(OPERATIONS)}, operations_per_view)"),
     ],
 )  # fmt: skip
 def test_bad_setting_is_named(values: dict[str, object], message: str) -> None:
@@ -364,3 +372,35 @@ def test_settings_survive_json() -> None:
 def test_text_has_at_least_one_view() -> None:
     with pytest.raises(ValueError, match=r"^count is 0; a text has at least one view, itself$"):
         text_views("shoe", 0, TextViewSettings(), 0)
+
+
+def test_tables_travel_to_workers_as_they_are() -> None:
+    own = Synonyms.merge([("own", b"sneakers\tkicks\n")], cross_language=True)
+    sent = pickle.loads(pickle.dumps(own))
+    settings = all_of(0.4)
+    assert sent.hash == own.hash
+    assert [text_views(text, 4, settings, 0, synonyms=sent) for text in TEXTS] == [
+        text_views(text, 4, settings, 0, synonyms=own) for text in TEXTS
+    ]
+
+
+def test_titles_of_a_real_shop_have_clean_views_with_their_numbers(real_data: Path) -> None:
+    titles = pq.read_table(real_data / "fashion60", columns=["title"]).column("title").to_pylist()
+    texts = [clean_text(title) for title in titles[::20]]
+    synonyms = our_synonyms()
+    assert np.mean([bool(synonyms.find(segment(text, synonyms.known))) for text in texts]) > 0.9
+    for text in texts:
+        view = text_views(text, 2, all_of(0.3), 0)[1]
+        assert clean_text(view) == view
+        assert re.findall("[0-9]+", view) == re.findall("[0-9]+", text)
+
+
+def test_documented_examples_are_views() -> None:
+    rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "text-views.md").read_text(encoding="utf-8").splitlines()]
+    (head,) = (row for row in rows if row[0] == "operation")
+    documented = {row[0].strip("`"): row for row in rows if row[0].strip("`") in OPERATIONS}
+    assert list(documented) == list(OPERATIONS)
+    for operation, row in documented.items():
+        assert float(row[1]) == getattr(TextViewSettings(), operation)
+        for text, view in zip(head[3:], row[3:], strict=True):
+            assert view in text_views(text.strip('"'), 8, only(operation, 0.3), 0)[1:]

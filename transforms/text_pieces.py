@@ -20,6 +20,10 @@ UNITS = frozenset(
     size sizes years year months month days day percent см мм м кг г мл л вт шт""".split()
 ) | frozenset(HAN_UNITS)
 
+# And what names it, before it.
+LABELS = frozenset("size sizes sz no nr art eu uk us ref sku model item размер № 尺码 尺寸 型号 货号 サイズ ขนาด ไซส์".split())
+
+_SIZES = frozenset("XXS XS S M L XL XXL XXXL XXXXL".split())
 _SEPARATORS = frozenset(",;:/|·•、-–—&+")
 _BRACKETS = {"(": ")", "[": "]", "【": "】", "「": "」", "《": "》", "«": "»", "“": "”"}
 _CLOSING = frozenset(".!?。…") | frozenset(_BRACKETS.values())
@@ -28,7 +32,7 @@ _ATTACHED_LEFT = _CLOSING | frozenset(",;:、")
 
 
 class Kind(IntEnum):
-    """What a piece is: a word; a number, its unit or a code with digits; spaces; anything else."""
+    """What a piece is: a word; a number, its unit or label, a code with digits or a size; spaces; anything else."""
 
     WORD = 0
     FIXED = 1
@@ -54,34 +58,43 @@ def pieces_of(tokens: Sequence[str], matches: Sequence[Match]) -> tuple[list[Pie
     ahead = iter(matches)
     match = next(ahead, None)
     at = 0
+    number = False  # whether a number is what comes before, spaces aside
     while at < len(tokens):
+        text = tokens[at]
         end = at + 1
         if match is not None and match.start == at:
-            joined = "".join(tokens[at : match.end])
-            end = at + 1 if " " in joined else match.end
-            length = match.end - at if " " in joined else 1
-            moved.append(Match(len(pieces), len(pieces) + length, match.alternatives))
+            term = "".join(tokens[at : match.end])
+            if " " not in term:
+                text, end = term, match.end
+            moved.append(Match(len(pieces), len(pieces) + (match.end - at if end == at + 1 else 1), match.alternatives))
             match = next(ahead, None)
-        text = "".join(tokens[at:end])
-        pieces.append(Piece(text, _kind(text, pieces), len(pieces)))
+        kind = _kind(text)
+        if kind is Kind.WORD and number and text.lower() in UNITS:
+            kind = Kind.FIXED
+        if kind is Kind.FIXED:
+            _fix_label(pieces)
+        if kind is not Kind.SPACE:
+            number = text[-1].isdigit()
+        pieces.append(Piece(text, kind, len(pieces)))
         at = end
     return pieces, moved
 
 
-def _kind(text: str, before: Sequence[Piece]) -> Kind:
-    kind = _kind_alone(text)
-    if kind is Kind.WORD and text.lower() in UNITS:
-        last = next((piece for piece in reversed(before[-2:]) if piece.kind is not Kind.SPACE), None)
-        if last is not None and last.text[-1].isdigit():
-            return Kind.FIXED
-    return kind
+def _fix_label(before: list[Piece]) -> None:
+    """Fix the label of a number, from which a space and a mark may part it ("size 42", "Art. 1234")."""
+    for place in range(len(before) - 1, max(-1, len(before) - 4), -1):
+        piece = before[place]
+        if piece.kind is Kind.WORD:
+            if piece.text.lower() in LABELS:
+                before[place] = piece._replace(kind=Kind.FIXED)
+            return
 
 
 @lru_cache(maxsize=1 << 16)
-def _kind_alone(text: str) -> Kind:
+def _kind(text: str) -> Kind:
     if text.isspace():
         return Kind.SPACE
-    if any(char.isdigit() for char in text):
+    if any(char.isdigit() for char in text) or text in _SIZES:
         return Kind.FIXED
     return Kind.WORD if any(char.isalnum() for char in text) else Kind.OTHER
 

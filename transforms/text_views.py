@@ -5,7 +5,8 @@ Performance on Text Classification Tasks"); the fifth makes the typing errors of
 follows from the seed, the content's key and the view's number alone. Of Python's random numbers only
 `Random.random` is used, which Python keeps the same from version to version.
 
-Numbers, with their units, and codes are left as they are and where they are: 42, 1.5l, 250 ml, 42码, AB-1234.
+Numbers with their units and labels, codes with digits, and sizes in letters stay as they are and where they are: 42,
+1.5l, 250 ml, size 38, 42码, AB-1234, XL.
 """
 
 from __future__ import annotations
