@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -90,6 +91,7 @@ class Tower(ABC):
         spec: what it is.
         form: the form that was loaded.
         truncated: texts cut at the token limit so far.
+        seconds: seconds spent in `encode` so far.
     """
 
     def __init__(self, spec: TowerSpec, form: str):
@@ -97,6 +99,7 @@ class Tower(ABC):
         self.spec = spec
         self.form = form
         self.truncated = 0
+        self.seconds = 0.0
         self._turn = Lock()
 
     def encode(self, items: npt.NDArray[Any] | Sequence[str]) -> Float32:
@@ -106,8 +109,10 @@ class Tower(ABC):
         """
         features = np.empty((len(items), self.spec.dimension), np.float32)
         with self._turn:
+            started = time.perf_counter()
             for rows, values in self._encode(items):
                 features[rows] = values
+            self.seconds += time.perf_counter() - started
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             item = int(np.argmin(finite))

@@ -73,12 +73,14 @@ class Encoded:
         rows: the unit's rows of the feature store.
         items: encoder items that went through the tower.
         truncated: texts cut at the tower's limit.
+        seconds: seconds the unit took, and how many of them the tower worked.
     """
 
     unit: str
     rows: pa.Table
     items: int
     truncated: int
+    seconds: tuple[float, float]
 
 
 def encode_texts(work: pa.Table, tower: Tower, space: Space) -> tuple[pa.Table, int]:
@@ -163,14 +165,16 @@ class UnitHandler(ModelHandler[str, Encoded, Tower]):
         return [self._encode(unit, model) for unit in batch]
 
     def _encode(self, unit: str, tower: Tower) -> Encoded:
-        settings, before = self._settings, tower.truncated
+        settings, before = self._settings, (tower.truncated, tower.seconds)
+        started = time.monotonic()
         work = ranges.read_table(storage.join(settings.run.work(settings.space.modality), f"{unit}.parquet"))
         if settings.space.modality == "text":
             rows, items = encode_texts(work, tower, settings.space)
         else:
             rows, items = encode_pictures(work, tower, settings)
         rows = rows.replace_schema_metadata({"form": tower.form})
-        return Encoded(unit, rows, items, tower.truncated - before)
+        seconds = (time.monotonic() - started, tower.seconds - before[1])
+        return Encoded(unit, rows, items, tower.truncated - before[0], seconds)
 
 
 def units_of(element: str, settings: EncodeSettings) -> list[str]:
@@ -184,7 +188,12 @@ def write_unit(encoded: Encoded, settings: EncodeSettings) -> dict[str, Any]:
     write_features(settings.unit_file(encoded.unit), encoded.rows)
     Metrics.counter("encode", f"{settings.space.modality}_items").inc(encoded.items)
     Metrics.counter("encode", f"{settings.space.modality}_truncated").inc(encoded.truncated)
-    _log.info("encode: unit %s done, %d %s items", encoded.unit, encoded.items, settings.space.modality)
+    Metrics.counter("encode", f"{settings.space.modality}_tower_ms").inc(round(1000 * encoded.seconds[1]))
+    whole, tower = encoded.seconds
+    _log.info(
+        "encode: unit %s done, %d %s items, %.0f/s, %.0f %% of the time in the tower", encoded.unit, encoded.items,
+        settings.space.modality, encoded.items / max(whole, 1e-6), 100 * tower / max(whole, 1e-6),
+    )  # fmt: skip
     return {"unit": encoded.unit, "items": encoded.items, "truncated": encoded.truncated}
 
 

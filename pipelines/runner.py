@@ -13,16 +13,19 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from encoders.bundle import BundleError
 from encoders.integrity import IntegrityError
+from encoders.pooling import PoolingError
 from encoders.towers import TowerError
 from pipelines.catalogue import CatalogueError
 from pipelines.config import ConfigError
 from pipelines.items import BuildError
 from pipelines.storage import StorageError
+from pipelines.views import ViewVersionError
 
 # The errors of ours that a worker may raise; Beam hands them to the driver as text.
 _OURS = {
     error.__name__: error
-    for error in (BuildError, BundleError, CatalogueError, ConfigError, IntegrityError, StorageError, TowerError)
+    for error in (BuildError, BundleError, CatalogueError, ConfigError, IntegrityError, PoolingError, StorageError, TowerError,
+                  ViewVersionError)
 }
 _RAISED = re.compile(r"^(?:[\w.]*\.)?(?P<name>\w+): (?P<text>.*?)(?: \[while running '[^']*'\])?$", re.DOTALL)
 

@@ -115,7 +115,7 @@ def test_views_that_this_version_does_not_make_are_refused(tmp_path: Path, catal
     config = settings(tmp_path, catalogue, bundle=bundle_with(views, tiny_towers, tmp_path / "bundle"))
     with pytest.raises(ViewVersionError, match="this version makes other views than the bundle was trained with"):
         text_maker(views["text"])
-    with pytest.raises(Exception, match="this version makes other views than the bundle was trained with"):
+    with pytest.raises(ViewVersionError, match="this version makes other views than the bundle was trained with"):
         run(config)
 
 
