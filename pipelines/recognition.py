@@ -226,7 +226,8 @@ def _check(uri: str, form: Format, found: Looks) -> None:
                 f"{uri} is no text, it is {noun}: "
                 "write it as UTF-8 (gzipped if you like), or give it the suffix of what it is"
             )
-    elif form not in found.formats and found.noun != "empty":
+    elif form not in found.formats[:1] and found.noun != "empty":
         noun = found.noun if foreign and found.noun != "binary" else "of another format"
         name = "a Parquet file" if form == "parquet" else NOUNS[form]
-        raise CatalogueError(f"{uri} is not {name}, it is {noun}: give it the suffix of what it is")
+        remedy = "write it as UTF-8" if noun.startswith("encoded") else "give it the suffix of what it is"
+        raise CatalogueError(f"{uri} is not {name}, it is {noun}: {remedy}")

@@ -17,10 +17,8 @@ from pipelines.shards import CatalogueError
 # Names that a catalogue may use for what the product calls by the first of them; compared in lower case without
 # "_", "-", "/" and spaces; the first that is there counts.
 ALIASES: dict[str, tuple[str, ...]] = {
-    "product_id": ("product_id", "id", "sku", "item_id", "article_id", "asin", "parent_asin", "goods_id", "uniq_id",
-                   "key"),
-    "title": ("title", "product_title", "productDisplayName", "display_name", "product_name", "name", "item_name",
-              "caption"),
+    "product_id": ("product_id", "id", "sku", "item_id", "article_id", "asin", "parent_asin", "goods_id", "uniq_id", "key"),
+    "title": ("title", "product_title", "productDisplayName", "display_name", "product_name", "name", "item_name", "caption"),
     "description": ("description", "product_description", "long_description", "body_html", "detail_desc", "desc"),
     "picture": (
         "picture", "pictures", "image", "images", "photo", "photos", "img", "image_url", "image_urls", "picture_url",

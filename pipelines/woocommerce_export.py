@@ -110,9 +110,11 @@ class _Header:
         own = {name: self.cell(row, name) for name in _NAMES.values()}
         every: list[Mapping[str, str | None]] = [own, *variations]
         made: dict[str, Any] = {name: row.get(name) for name in self._others}
-        made |= {name: own[name] for name in ("type", "title", "short_description", "regular_price", "sale_price")}
-        made |= {name: split_list(own[name]) for name in ("category", "tags", "brand")}
-        made["description"] = own["description"] or own["short_description"]
+        made |= {name: own[name] for name in ("type", "title", "brand", "regular_price", "sale_price")}
+        # The exporter writes a line break of these two as a backslash and an n.
+        made |= {name: (own[name] or "").replace("\\n", "\n") or None for name in ("description", "short_description")}
+        made |= {name: split_list(own[name]) for name in ("category", "tags")}
+        made["description"] = made["description"] or made["short_description"]
         made["price"] = lowest_price(one.get("sale_price") or one.get("regular_price") for one in every)
         made["skus"] = distinct(one.get("sku") for one in every)
         made["options"] = [

@@ -83,3 +83,24 @@ SHOP: list[Row] = [
     {"id": "a2", "title": "蓝色 衬衫", "description": None, "price": 20.0, "stock": 0},
     {"id": "a3", "title": "Hat", "description": "plain", "price": None, "stock": 12},
 ]
+
+
+def publish(folder: Path, bundle: Path, *patterns: Path | str, **settings: Any) -> tuple[Any, dict[str, Row]]:
+    """Run a catalogue into a published version below `folder`; return the report and what is indexed, by product id."""
+    from catalogue_lookup import open_index
+    from pipelines.config import read_config
+    from pipelines.run import run
+
+    names = [str(pattern) for pattern in patterns]
+    flags = {"index": str(folder / "index"), "catalogue": names, "bundle": str(bundle), "trees": 5}
+    report = run(read_config(None, flags | settings))
+    with open_index(str(folder / "index")) as index:
+        hits = index.search(text="shirt", k=report.indexed)
+        return report, {hit.product_id: hit.columns for hit in hits}
+
+
+def rejects_of(folder: Path, report: Any) -> list[Row]:
+    """Return what a run below `folder` rejected, by shard and row."""
+    files = sorted((folder / "index" / "runs" / report.version / "rejects").glob("*.parquet"))
+    found = [row for file in files for row in pq.read_table(file).to_pylist()]
+    return sorted(found, key=lambda row: (row["shard"], row["row"], row["field"] or ""))
