@@ -53,7 +53,7 @@ def read_blocks(piece: Piece, paths: Sequence[Path], rows: int, size: int, stop_
 
 
 def _products(shard: Shard, stream: io.BufferedReader) -> Items:
-    if stream.peek(64)[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
+    if stream.peek(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
         yield from _items(shard, stream)
         return
     _, lines = read_cells(shard, stream)

@@ -45,6 +45,9 @@ _FOREIGN = {
     b"Obj\x01": "an Avro file", b"ORC": "an ORC file", b"%PDF": "a PDF", b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
 }  # fmt: skip
+# NUL characters that the first 512 bytes of a text may have.
+_TEXT_NULS = 8
+_OTHER_XML = "XML or HTML of another kind"
 _MERCHANT_NAMESPACE = b"base.google.com/ns/"
 
 
@@ -123,12 +126,14 @@ def look(head: bytes) -> Looks:
     if _is_tar(head[:512]):
         return Looks(("webdataset",), True, "a tar archive")
     foreign = next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None)
-    if foreign is not None or b"\0" in head[:512]:
+    if foreign is not None or b"\0" in head[:8] or head[:512].count(0) > _TEXT_NULS:
         return Looks((), False, foreign or "binary")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"<"):
         feed = _MERCHANT_NAMESPACE in text
-        return Looks(("merchant",) if feed else (), feed, "a Google Merchant feed" if feed else "XML or HTML of another kind")
+        return Looks(("merchant",) if feed else (), feed, "a Google Merchant feed" if feed else _OTHER_XML)
+    if text.startswith(b"["):
+        return Looks((), False, "a JSON array")
     if text.startswith(b"{"):
         return Looks(("jsonl",), False, "JSON")
     return _look_at_header(text) if text else Looks((), False, "empty")
@@ -217,14 +222,13 @@ def check_content(uri: str, form: Format, head: bytes) -> None:
 
 
 def _check(uri: str, form: Format, found: Looks) -> None:
-    binary = not found.formats and found.noun not in ("empty", "XML or HTML of another kind")
+    binary = not found.formats and found.noun not in ("empty", "a JSON array", _OTHER_XML)
     foreign = binary or found.formats[:1] in (("parquet",), ("tfrecord",), ("webdataset",))
     if form in _TEXTS:
         if foreign:
             noun = "a Parquet file" if found.formats == ("parquet",) else found.noun
             raise CatalogueError(
-                f"{uri} is no text, it is {noun}: "
-                "write it as UTF-8 (gzipped if you like), or give it the suffix of what it is"
+                f"{uri} is no text, it is {noun}: write it as UTF-8 (gzipped if you like), or give it the suffix of what it is"
             )
     elif form not in found.formats[:1] and found.noun != "empty":
         noun = found.noun if foreign and found.noun != "binary" else "of another format"

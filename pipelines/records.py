@@ -89,9 +89,7 @@ def describe(
     if not objects and bad is None:
         return None
     if bad is not None and count > len(objects):
-        raise CatalogueError(
-            f"{uri} does not hold {what} ({bad.detail}): write it so, or give it the suffix of what it is"
-        )
+        raise CatalogueError(f"{uri} does not hold {what} ({bad.detail}): write it so, or give it the suffix of what it is")
     names = dict.fromkeys(name for item in objects for name in item)
     columns = pa.schema([(mend(name), infer(item.get(name) for item in objects)) for name in names])
     return ShardColumns(uri, columns, complete=False)

@@ -68,9 +68,7 @@ def read_blocks(piece: Piece, paths: Sequence[Path], rows: int, size: int, stop_
 
 def _columns(items: list[Any], paths: Sequence[Path], unreadable: dict[int, str]) -> dict[Path, Column]:
     return {
-        path: [
-            _value(item, path[0]) if len(path) == 1 and row not in unreadable else None for row, item in enumerate(items)
-        ]
+        path: [_value(item, path[0]) if len(path) == 1 and row not in unreadable else None for row, item in enumerate(items)]
         for path in paths
     }
 

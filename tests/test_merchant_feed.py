@@ -19,23 +19,48 @@ from pipelines.catalogue import CatalogueError
 GOOGLE = 'xmlns:g="http://base.google.com/ns/1.0"'
 SHOP: list[dict[str, Any]] = [
     {
-        "id": "0012", "title": "Red shoe & more", "description": "With \"quotes\", commas\nand lines", "link": "https://s.example/1",
-        "image_link": "pictures/1.jpg", "additional_image_link": ["pictures/1b.jpg", "pictures/1c.jpg"], "price": "15.00 USD",
-        "sale_price": "12.50 USD", "brand": "Casa", "google_product_category": 187, "product_type": "Shoes > Trainers",
-        "availability": "in_stock", "item_group_id": "G1", "gtin": "3234567890126",
+        "id": "0012",
+        "title": "Red shoe & more",
+        "description": 'With "quotes", commas\nand lines',
+        "link": "https://s.example/1",
+        "image_link": "pictures/1.jpg",
+        "additional_image_link": ["pictures/1b.jpg", "pictures/1c.jpg"],
+        "price": "15.00 USD",
+        "sale_price": "12.50 USD",
+        "brand": "Casa",
+        "google_product_category": 187,
+        "product_type": "Shoes > Trainers",
+        "availability": "in_stock",
+        "item_group_id": "G1",
+        "gtin": "3234567890126",
     },
     {
-        "id": "b-2", "title": "蓝色 衬衫", "description": "棉 100%", "link": "https://s.example/2", "image_link": "pictures/2.jpg",
-        "additional_image_link": ["pictures/2.jpg"], "price": "99.00 CNY", "availability": "out_of_stock",
+        "id": "b-2",
+        "title": "蓝色 衬衫",
+        "description": "棉 100%",
+        "link": "https://s.example/2",
+        "image_link": "pictures/2.jpg",
+        "additional_image_link": ["pictures/2.jpg"],
+        "price": "99.00 CNY",
+        "availability": "out_of_stock",
     },
-    {"id": "c", "title": "Hat", "description": "plain", "link": "https://s.example/3", "price": "7 EUR", "availability": "in_stock"},
-]  # fmt: skip
+    {
+        "id": "c",
+        "title": "Hat",
+        "description": "plain",
+        "link": "https://s.example/3",
+        "price": "7 EUR",
+        "availability": "in_stock",
+    },
+]
 
 
 def rss(products: list[dict[str, Any]], head: str = "<title>A shop</title><link>https://s.example</link>") -> str:
     items = []
     for product in products:
-        cells = [(name, value) for name, values in product.items() for value in (values if isinstance(values, list) else [values])]
+        cells = [
+            (name, value) for name, values in product.items() for value in (values if isinstance(values, list) else [values])
+        ]
         items.append("<item>" + "".join(f"<g:{name}>{escape(str(value))}</g:{name}>\n" for name, value in cells) + "</item>")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<rss version="2.0" {GOOGLE}><channel>{head}{"".join(items)}</channel></rss>'
 
@@ -46,7 +71,7 @@ def atom(products: list[dict[str, Any]]) -> str:
         other = {name: value for name, value in product.items() if name not in ("id", "title", "link", "description")}
         inner = rss([other]).partition("<item>")[2].partition("</item>")[0]
         entries.append(
-            f'<entry><id>{product["id"]}</id><title>{escape(product["title"])}</title>'
+            f"<entry><id>{product['id']}</id><title>{escape(product['title'])}</title>"
             f'<link href="{product["link"]}"/><summary>{escape(product["description"])}</summary>{inner}</entry>'
         )
     return f'<feed xmlns="http://www.w3.org/2005/Atom" {GOOGLE}><title>A shop</title>{"".join(entries)}</feed>'
@@ -62,7 +87,9 @@ def write_feed(path: Path, products: list[dict[str, Any]], kind: str) -> Path:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize(("name", "kind"), [("x.xml", "rss"), ("x.xml", "atom"), ("x.txt", "tsv"), ("x.tsv", "tsv"), ("x.csv", "csv")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("x.xml", "rss"), ("x.xml", "atom"), ("x.txt", "tsv"), ("x.tsv", "tsv"), ("x.csv", "csv")]
+)
 def test_every_form_of_a_feed_gives_the_same_products(
     tmp_path: Path, name: str, kind: str, zipped: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -116,7 +143,10 @@ def test_names_of_the_feed_give_way_to_googles_and_nested_ones_are_reached_by_do
     [
         (lambda text: text[: len(text) // 2], r"x\.xml is cut off: its XML cannot be read at line \d+, column \d+"),
         (lambda text: text.replace("</rss>", ""), r"x\.xml is cut off: its XML cannot be read at line \d+"),
-        (lambda text: text.replace("<g:id>c</g:id>", "<g:id>c</g:ix>"), r"is damaged: its XML .* \(mismatched tag.*\); write it again"),
+        (
+            lambda text: text.replace("<g:id>c</g:id>", "<g:id>c</g:ix>"),
+            r"is damaged: its XML .* \(mismatched tag.*\); write it again",
+        ),
         (lambda text: text.replace("Hat", "Hat & cap"), r"is damaged: its XML .* \(not well-formed"),
         (lambda text: text.replace("Hat", "&hat;"), r"is damaged: its XML .* \(undefined entity"),
     ],
@@ -195,11 +225,16 @@ def test_a_feed_becomes_a_published_version(tmp_path: Path, tiny_bundle: Path, n
         (tmp_path / "pictures" / f"{number}.jpg").write_bytes(jpeg((200, 30, 30), number))
     products = [
         {
-            "id": f"p{i}", "title": f"红色 衬衫 {i}", "description": "red shirt", "link": f"https://s.example/{i}",
-            "image_link": f"pictures/{i}.jpg", "additional_image_link": [f"pictures/{(i + 1) % 8}.jpg"] * (i < 4), "price": f"{i}.00",
+            "id": f"p{i}",
+            "title": f"红色 衬衫 {i}",
+            "description": "red shirt",
+            "link": f"https://s.example/{i}",
+            "image_link": f"pictures/{i}.jpg",
+            "additional_image_link": [f"pictures/{(i + 1) % 8}.jpg"] * (i < 4),
+            "price": f"{i}.00",
         }
         for i in range(8)
-    ]  # fmt: skip
+    ]
     products.append({**products[0], "id": "", "title": "without an id"})
     feed = write_feed(tmp_path / name, products, kind)
     report, found = publish(tmp_path, tiny_bundle, feed, max_reject_rate=0.2)

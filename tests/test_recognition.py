@@ -26,7 +26,7 @@ FEED = '<?xml version="1.0"?>\n<rss xmlns:g="http://base.google.com/ns/1.0"><cha
 def make(folder: Path, name: str, kind: str) -> Path:
     """Write a file of one format under any name."""
     path = folder / name
-    texts = {"merchant": MERCHANT, "shopify": SHOPIFY, "woocommerce": WOOCOMMERCE, "xml": FEED}
+    texts = {"merchant": MERCHANT, "shopify": SHOPIFY, "woocommerce": WOOCOMMERCE, "xml": FEED, "array": "[]"}
     writers = {"parquet": write_parquet, "jsonl": write_jsonl, "csv": write_csv, "tsv": write_tsv}
     if kind in writers:
         writers[kind](path, SHOP)
@@ -49,12 +49,21 @@ def make(folder: Path, name: str, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "kind", "form"),
     [
-        ("data", "parquet", "parquet"), ("data", "jsonl", "jsonl"), ("data", "tfrecord", "tfrecord"), ("data.bin", "webdataset", "webdataset"),
-        ("feed", "xml", "merchant"), ("feed.txt", "merchant", "merchant"), ("feed.csv", "merchant", "merchant"),
-        ("export.txt", "shopify", "shopify"), ("export.csv", "woocommerce", "woocommerce"), ("export.tsv", "woocommerce", "woocommerce"),
-        ("x.csv", "csv", "csv"), ("x.tab", "tsv", "tsv"), ("part-00001-of-00004", "parquet", "parquet"),
+        ("data", "parquet", "parquet"),
+        ("data", "jsonl", "jsonl"),
+        ("data", "tfrecord", "tfrecord"),
+        ("data.bin", "webdataset", "webdataset"),
+        ("feed", "xml", "merchant"),
+        ("feed.txt", "merchant", "merchant"),
+        ("feed.csv", "merchant", "merchant"),
+        ("export.txt", "shopify", "shopify"),
+        ("export.csv", "woocommerce", "woocommerce"),
+        ("export.tsv", "woocommerce", "woocommerce"),
+        ("x.csv", "csv", "csv"),
+        ("x.tab", "tsv", "tsv"),
+        ("part-00001-of-00004", "parquet", "parquet"),
     ],
-)  # fmt: skip
+)
 def test_the_content_says_the_format(
     tmp_path: Path, name: str, kind: str, form: str, zipped: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -72,9 +81,7 @@ def test_one_sentence_says_what_was_recognised(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.INFO):
         list_shards([str(tmp_path)])
     (sentence,) = [record.message for record in caplog.records]
-    assert sentence == (
-        "recognised 1 file as Parquet; 3 files as a Shopify product export: rows with one handle are one product"
-    )
+    assert sentence == ("recognised 1 file as Parquet; 3 files as a Shopify product export: rows with one handle are one product")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,7 @@ def test_one_sentence_says_what_was_recognised(tmp_path: Path, caplog: pytest.Lo
         ("x.xml", "csv", r"x\.xml is not a Google Merchant feed, it is of another format"),
         ("x.txt", "csv", r"x\.txt is of no known format \(\.parquet, .*rename it"),
     ],
-)  # fmt: skip
+)
 def test_a_suffix_that_the_content_contradicts_is_refused(tmp_path: Path, name: str, kind: str, sentence: str) -> None:
     with pytest.raises(CatalogueError, match=sentence):
         list_shards([str(make(tmp_path, name, kind))])
@@ -120,9 +127,12 @@ def test_the_format_that_is_asked_for_is_taken_where_the_content_fits(tmp_path: 
         ("x.tfrecord", "tfrecord", "webdataset", "TFRecord"),
         ("x.xml", "xml", "csv", "a Google Merchant feed"),
         ("x.csv", "csv", "webdataset", "CSV with the columns"),
+        ("x.json", "array", "jsonl", "a JSON array"),
     ],
 )  # fmt: skip
-def test_a_file_that_contradicts_the_format_asked_for_is_named(tmp_path: Path, name: str, kind: str, form: str, looks: str) -> None:
+def test_a_file_that_contradicts_the_format_asked_for_is_named(
+    tmp_path: Path, name: str, kind: str, form: str, looks: str
+) -> None:
     path = make(tmp_path, name, kind)
     with pytest.raises(CatalogueError) as error:
         list_shards([str(path)], form)  # type: ignore[arg-type]
@@ -140,7 +150,7 @@ def test_other_xml_and_pictures_are_named(tmp_path: Path) -> None:
 
 
 def test_the_setting_names_every_reader(tmp_path: Path) -> None:
-    assert config.FORMATS == ("auto", *READERS)
+    assert ("auto", *READERS) == config.FORMATS
     assert set(NOUNS) == set(READERS)
     assert read_config(None, {}).format == "auto"
     (tmp_path / "c.toml").write_text('format = "excel"')
@@ -148,7 +158,7 @@ def test_the_setting_names_every_reader(tmp_path: Path) -> None:
         read_config(str(tmp_path / "c.toml"), {})
 
 
-def test_json_is_not_needed_to_be_an_object_a_line_to_be_json(tmp_path: Path) -> None:
+def test_json_over_several_lines_is_told_to_be_written_one_object_a_line(tmp_path: Path) -> None:
     (tmp_path / "x").write_text(json.dumps({"id": 1, "title": "a"}, indent=1))
     (shard,) = list_shards([str(tmp_path / "x")])
     with pytest.raises(CatalogueError, match=r"does not hold JSON lines, one object a line \(line 1 is not JSON"):

