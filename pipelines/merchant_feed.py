@@ -1,7 +1,8 @@
 """Products of Google Merchant feeds: XML (RSS 2.0 or Atom with the `g:` namespace), or a table by tab or comma.
 
 An item, entry or row is a product; attributes are columns, named as in the product data specification with `_`
-(support.google.com/merchants/answer/7052112). `image_link` and all of `additional_image_link` make the column `picture`.
+(support.google.com/merchants/answer/7052112), but for `id`, which is `product_id` as in every shop's export, and for
+`image_link` and all of `additional_image_link`, which make `picture`.
 XML is read item by item, each of at most 64 MB, without DTD or entities.
 """
 
@@ -19,6 +20,7 @@ from pipelines import records
 from pipelines.column_types import Path
 from pipelines.columns import Block
 from pipelines.csv_records import MAX_ROW_BYTES, Unreadable
+from pipelines.layout import PRODUCT_ID
 from pipelines.recognition import folded
 from pipelines.records import Items
 from pipelines.schema import ShardColumns
@@ -65,10 +67,11 @@ def _of_cells(cells: dict[str, str]) -> dict[str, Any]:
     fields: dict[str, Any] = {folded(name).replace(" ", "_"): cell for name, cell in cells.items()}
     # Several pictures are separated by commas, those of an address itself being written %2C.
     fields[_MORE_IMAGES] = fields.get(_MORE_IMAGES, "").split(",")
-    return _with_pictures(fields)
+    return _product(fields)
 
 
-def _with_pictures(fields: dict[str, Any]) -> dict[str, Any]:
+def _product(fields: dict[str, Any]) -> dict[str, Any]:
+    fields[PRODUCT_ID] = fields.pop("id", None)
     places: list[str] = []
     for name in (_IMAGE, _MORE_IMAGES):
         value = fields.pop(name, None)
@@ -133,7 +136,7 @@ def _of_element(item: Element) -> dict[str, Any]:
         if value is not None:
             fields, name = (of_google, name) if google else (of_feed, _ATOM_NAMES.get(name, name))
             _add(fields, name, value)
-    return _with_pictures({**of_feed, **of_google})
+    return _product({**of_feed, **of_google})
 
 
 def _value(element: Element) -> Any:

@@ -13,11 +13,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+from google.protobuf.message import DecodeError
 
 from pipelines import records
 from pipelines.column_types import Path, infer_type
 from pipelines.columns import Block, Column
 from pipelines.csv_records import MAX_ROW_BYTES, Unreadable
+from pipelines.example_message import Example
 from pipelines.picture_columns import is_picture, picture_lists
 from pipelines.recognition import masked_crc32c
 from pipelines.records import Items
@@ -103,10 +105,6 @@ def _examples(stream: BinaryIO, shard: Shard) -> Items:
 
 
 def _parse(data: bytes, row: int) -> Any:
-    # The messages come with TensorFlow alone, which takes seconds to import.
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.example.example_pb2 import Example
-
     try:
         return Example.FromString(data)
     except DecodeError:

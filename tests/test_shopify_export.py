@@ -189,7 +189,8 @@ def test_an_export_becomes_a_published_version(tmp_path: Path, tiny_bundle: Path
         tmp_path / "products.csv",
         rows([{"Handle": "gone", "Title": "Gone", "Image Src": "pictures/no.jpg"}, again, {"Title": "x"}]),
     )
-    report, found = publish(tmp_path, tiny_bundle, tmp_path / "products.csv", max_reject_rate=1.0)
+    products = tmp_path / "products.csv"
+    report, found = publish(tmp_path, tiny_bundle, products, max_reject_rate=1.0)
     assert (report.rows, report.indexed, report.published) == (6, 4, True)
     assert report.encoded == {"picture": 4, "text": 4}
     assert (found["red-shoe"]["price"], found["red-shoe"]["brand"]) == (99.5, "Casa")
@@ -197,3 +198,11 @@ def test_an_export_becomes_a_published_version(tmp_path: Path, tiny_bundle: Path
     assert [(row["row"], row["product_id"], row["reason"]) for row in rejects_of(tmp_path, report)] == [
         (6, "gone", "unreadable_path"), (7, "hat", "duplicate_product_id"), (8, None, "unreadable_row"),
     ]  # fmt: skip
+    # The same file as the table that it is, which is another plan.
+    columns = {"product_id": "Handle", "title": "Title"}
+    plain, found = publish(tmp_path, tiny_bundle, products, max_reject_rate=1.0, format="csv", column=columns)
+    assert (plain.rows, plain.indexed) == (9, 4)
+    assert plain.version != report.version
+    assert found["red-shoe"]["Variant SKU"] == "RS-38"
+    with pytest.raises(CatalogueError, match=r"products\.csv is not a WooCommerce product export, as --format"):
+        publish(tmp_path, tiny_bundle, products, format="woocommerce")

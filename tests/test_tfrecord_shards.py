@@ -10,10 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from conftest import jpeg
+from google.protobuf.json_format import MessageToDict
 from shop_files import open_catalogue, problems_of, publish, read, rejects_of, rows_of, zip_file
 
 from pipelines import tfrecord_shards
 from pipelines.catalogue import CatalogueError, list_shards, pieces, read_pictures, read_piece
+from pipelines.example_message import Example
 from pipelines.recognition import masked_crc32c
 
 RED, BLUE = jpeg((200, 30, 30), 1), jpeg((30, 40, 210), 2)
@@ -185,6 +187,17 @@ def test_blocks_keep_to_rows_and_bytes(tmp_path: Path) -> None:
     for stop in (0, 1, 64, 150, 300):
         rows = [row for batch in read_piece(piece, schema, batch_rows=64, stop_row=stop) for row in batch["row"].to_pylist()]
         assert rows == list(range(min(stop, 200)))
+
+
+def test_the_message_is_tensorflows() -> None:
+    import tensorflow as tf
+
+    for data in SHOP:
+        ours, theirs = Example.FromString(data), tf.train.Example.FromString(data)
+        assert MessageToDict(ours) == MessageToDict(theirs)
+        assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
+    for number, field in enumerate(("bytes_list", "float_list", "int64_list"), 1):
+        assert tf.train.Feature.DESCRIPTOR.fields_by_name[field].number == number
 
 
 def test_a_tfrecord_catalogue_becomes_a_published_version(tmp_path: Path, tiny_bundle: Path) -> None:
