@@ -26,7 +26,7 @@ from pipelines.text_shards import read_cells
 # Columns under the names that all formats share; of the columns of a header that mean the same, the first counts.
 _NAMES = {
     "handle": "product_id", "url handle": "product_id", "title": "title", "body (html)": "description",
-    "description": "description", "vendor": "brand", "type": "category", "product category": "product_category",
+    "description": "description", "vendor": "brand", "type": "product_type", "product category": "category",
     "tags": "tags", "variant price": "price", "price": "price", "variant sku": "skus", "sku": "skus",
     "image src": "picture", "product image url": "picture", "image position": "position",
 }  # fmt: skip
@@ -126,8 +126,9 @@ class _Header:
         """Make one product of its rows."""
         made: dict[str, Any] = {name: next((row[name] for row in rows if name in row), None) for name in self._others}
         made |= {name: [row[name] for row in rows if name in row] for name in self._lists}
-        for name in ("title", "description", "brand", "category", "product_category"):
-            made[name] = next((cell for row in rows if (cell := self.cell(row, name))), None)
+        for name in ("title", "description", "brand", "product_type", "category"):
+            if name in self._sources:
+                made[name] = next((cell for row in rows if (cell := self.cell(row, name))), None)
         made["tags"] = distinct(tag for row in rows for tag in split_list(self.cell(row, "tags")))
         made["price"] = lowest_price(self.cell(row, "price") for row in rows)
         made["skus"] = distinct(self.cell(row, "skus") for row in rows)

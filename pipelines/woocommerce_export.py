@@ -25,7 +25,7 @@ from pipelines.text_shards import read_cells
 MAX_VARIATION_BYTES = 256 << 20
 # Columns under the names that all formats share; the others keep theirs.
 _NAMES = {
-    "id": "id", "sku": "sku", "type": "type", "parent": "parent", "name": "title", "description": "description",
+    "id": "id", "sku": "sku", "type": "woocommerce_type", "parent": "parent", "name": "title", "description": "description",
     "short description": "short_description", "regular price": "regular_price", "sale price": "sale_price",
     "categories": "category", "tags": "tags", "brands": "brand", "images": "picture",
 }  # fmt: skip
@@ -92,7 +92,7 @@ class _Header:
 
     def parent(self, row: _Row) -> str | None:
         """Return the key of the product that a row is a variation of; None where it is none."""
-        if "variation" not in split_list(self.cell(row, "type")):
+        if "variation" not in split_list(self.cell(row, "woocommerce_type")):
             return None
         parent = (self.cell(row, "parent") or "").strip()
         return parent if parent.startswith("id:") else f"sku:{parent}"
@@ -110,7 +110,8 @@ class _Header:
         own = {name: self.cell(row, name) for name in _NAMES.values()}
         every: list[Mapping[str, str | None]] = [own, *variations]
         made: dict[str, Any] = {name: row.get(name) for name in self._others}
-        made |= {name: own[name] for name in ("type", "title", "brand", "regular_price", "sale_price")}
+        single = ("woocommerce_type", "title", "brand", "regular_price", "sale_price")
+        made |= {name: own[name] for name in single if name in self._sources}
         # The exporter writes a line break of these two as a backslash and an n.
         made |= {name: (own[name] or "").replace("\\n", "\n") or None for name in ("description", "short_description")}
         made |= {name: split_list(own[name]) for name in ("category", "tags")}

@@ -120,7 +120,7 @@ def test_rows_of_one_handle_are_one_product(
     assert [row["kept"]["tags"] for row in found] == [["new", "summer"], [], []]
     assert [row["kept"]["Status"] for row in found] == ["active", "draft", "active"]
     kept = found[0]["kept"]
-    assert (kept["brand"], kept["category"], kept["product_category"]) == ("Casa", "Shoes", "Apparel > Shoes")
+    assert (kept["brand"], kept["product_type"], kept["category"]) == ("Casa", "Shoes", "Apparel > Shoes")
     assert kept["Barcode" if newer else "Variant Barcode"] == ["0001", "0002"]
     assert schema.kept.field("Published on online store" if newer else "Published").type == pa.bool_()
     assert not problems_of(found)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from conftest import jpeg
 from google.protobuf.json_format import MessageToDict
-from shop_files import open_catalogue, problems_of, publish, read, rejects_of, rows_of, zip_file
+from shop_files import example, open_catalogue, problems_of, publish, read, rejects_of, rows_of, write_tfrecord, zip_file
 
 from pipelines import tfrecord_shards
 from pipelines.catalogue import CatalogueError, list_shards, pieces, read_pictures, read_piece
@@ -19,34 +17,6 @@ from pipelines.example_message import Example
 from pipelines.recognition import masked_crc32c
 
 RED, BLUE = jpeg((200, 30, 30), 1), jpeg((30, 40, 210), 2)
-
-
-def feature(value: Any) -> Any:
-    import tensorflow as tf
-
-    values = value if isinstance(value, list) else [value]
-    if values and isinstance(values[0], int):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-    if values and isinstance(values[0], float):
-        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-    raw = [item.encode() if isinstance(item, str) else item for item in values]
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=raw))
-
-
-def example(**features: Any) -> bytes:
-    import tensorflow as tf
-
-    named = {name.replace("__", "/"): feature(value) for name, value in features.items()}
-    return bytes(tf.train.Example(features=tf.train.Features(feature=named)).SerializeToString())
-
-
-def write_tfrecord(path: Path, examples: Sequence[bytes], compression: str = "") -> Path:
-    import tensorflow as tf
-
-    with tf.io.TFRecordWriter(str(path), compression) as writer:
-        for data in examples:
-            writer.write(data)
-    return path
 
 
 SHOP = [
@@ -114,6 +84,13 @@ def test_a_cut_off_shard_is_refused_with_the_place(tmp_path: Path, cut: int, sen
     last = len(data) - len(SHOP[2]) - 16
     path.write_bytes(data[:cut] if cut < 0 else data[: last + cut])
     with pytest.raises(CatalogueError, match=r"x\.tfrecord " + sentence.format(last=last)):
+        open_catalogue(path)
+
+
+def test_a_gzipped_shard_cut_in_half_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_tfrecord(tmp_path / "x.tfrecord.gz", SHOP, "GZIP")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CatalogueError, match=r"x\.tfrecord\.gz is cut off: its gzip stream has no end; write it again"):
         open_catalogue(path)
 
 

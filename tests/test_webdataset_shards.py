@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import logging
 import tarfile
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,27 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from conftest import jpeg
-from shop_files import open_catalogue, problems_of, publish, read, rejects_of, rows_of, write_parquet
+from shop_files import Member, open_catalogue, problems_of, publish, read, rejects_of, rows_of, write_parquet, write_tar
 
 from pipelines import webdataset_shards
 from pipelines.catalogue import CatalogueError, list_shards, pieces, read_pictures, read_piece
 
 RED, BLUE = jpeg((200, 30, 30), 1), jpeg((30, 40, 210), 2)
-Member = tuple[str, bytes]
-
-
-def write_tar(path: Path, members: Sequence[Member], form: int = tarfile.GNU_FORMAT) -> Path:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=form) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    data = stream.getvalue()
-    path.write_bytes(gzip.compress(data) if path.suffix in (".gz", ".tgz") else data)
-    return path
-
-
 def sample(number: int, caption: str | None, data: bytes = RED, suffix: str = "jpg", **fields: Any) -> list[Member]:
     """Return the members of one sample as img2dataset 1.4x writes them."""
     key = f"{number:09d}"

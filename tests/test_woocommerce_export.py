@@ -117,7 +117,8 @@ def test_a_variable_product_and_its_variations_are_one_product(
     assert first["category"] == ["Clothing > Tshirts", "Clothing > Sale"]
     assert first["skus"] == ["vneck", "vneck-b", "vneck-g"]
     assert first["options"] == ["Color: Blue", "Color: Green", "Color: 红", "Size: L"]
-    assert (first["tags"], first["brand"], first["type"], first["Stock"]) == (["soft", "red"], "Casa", "variable", None)
+    assert (first["tags"], first["brand"], first["Stock"]) == (["soft", "red"], "Casa", None)
+    assert first["woocommerce_type"] == "variable"
     assert (second["sale_price"], second["regular_price"], second["Stock"]) == (18, "20", 7)
     assert schema.kept.field("Stock").type == pa.int64()
     assert problems_of(found) == {4: [(None, "unreadable_row")]}
@@ -205,7 +206,7 @@ def test_exports_of_two_shops_and_json_lines_are_one_catalogue(tmp_path: Path) -
     assert [row["kept"]["tags"] for row in found] == [["c"], ["a", "b"], ["soft", "red"], []]
     assert [row["kept"]["category"] for row in found] == [
         None,
-        ["Hats"],
+        None,
         ["Clothing > Tshirts", "Clothing > Sale"],
         ["Accessories"],
     ]
