@@ -30,6 +30,7 @@ from pipelines.text_shards import read_cells
 _GOOGLE = "base.google.com/ns/"
 # What RSS and Atom call what the specification has other names for.
 _ATOM_NAMES = {"summary": "description", "content": "description"}
+_CODES = ("gtin", "mpn", "item_group_id", "google_product_category")
 _IMAGE, _MORE_IMAGES, PICTURE = "image_link", "additional_image_link", "picture"
 
 
@@ -41,7 +42,7 @@ def describe(shard: Shard, sample_bytes: int) -> ShardColumns | None:
     """
     with open_stream(shard) as stream:
         items = records.sample(_products(shard, stream), sample_bytes)
-        return records.describe(shard.uri, items, "products of a Merchant feed", records.infer_cells)
+        return records.describe(shard.uri, items, "products of a Merchant feed", records.infer_cells, _CODES)
 
 
 def read_blocks(piece: Piece, paths: Sequence[Path], rows: int, size: int, stop_row: int | None = None) -> Iterator[Block]:

@@ -6,7 +6,7 @@ A row is a dict of values, cells of a table, or `Unreadable` with the reason, in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,8 +64,9 @@ def infer_cells(values: Iterable[Any]) -> pa.DataType:
 
 
 def describe(
-    uri: str, items: Iterable[Any], what: str, infer: Callable[[Iterable[Any]], pa.DataType] = infer_type
-) -> ShardColumns | None:
+    uri: str, items: Iterable[Any], what: str, infer: Callable[[Iterable[Any]], pa.DataType] = infer_type,
+    codes: Collection[str] = (),
+) -> ShardColumns | None:  # fmt: skip
     """Find the columns of a shard from its first rows, dicts; None where there are none.
 
     Args:
@@ -73,6 +74,7 @@ def describe(
         items: its rows.
         what: what most of its rows have to be, for the sentence that says they are not.
         infer: returns the type of a column.
+        codes: columns that are text where they look like numbers: leading zeros count.
 
     Raises:
         CatalogueError: most rows cannot be read.
@@ -91,7 +93,9 @@ def describe(
     if bad is not None and count > len(objects):
         raise CatalogueError(f"{uri} does not hold {what} ({bad.detail}): write it so, or give it the suffix of what it is")
     names = dict.fromkeys(name for item in objects for name in item)
-    columns = pa.schema([(mend(name), infer(item.get(name) for item in objects)) for name in names])
+    types = {name: infer(item.get(name) for item in objects) for name in names}
+    types |= {name: pa.string() for name in codes if name in types and pa.types.is_integer(types[name])}
+    columns = pa.schema([(mend(name), kind) for name, kind in types.items()])
     return ShardColumns(uri, columns, complete=False)
 
 

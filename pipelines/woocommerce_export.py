@@ -31,6 +31,7 @@ _NAMES = {
 }  # fmt: skip
 _ATTRIBUTE = re.compile(r"attribute (\d+) (name|value\(s\))")
 _OF_A_VARIATION = ("sku", "regular_price", "sale_price", "picture")
+_CODES = ("GTIN, UPC, EAN, or ISBN",)
 # What a cell takes in memory besides its characters.
 _CELL_BYTES = 100
 _Row = dict[str, str]
@@ -50,7 +51,7 @@ def describe(shard: Shard, sample_bytes: int) -> ShardColumns | None:
     found = [item.item for item, _ in _products(header, rows, _read_variations(shard, header, rows)) if not item.orphan]
     if rows and not found:
         found = [header.product({}, [])]
-    return records.describe(shard.uri, found, "products of a WooCommerce export", records.infer_cells)
+    return records.describe(shard.uri, found, "products of a WooCommerce export", records.infer_cells, _CODES)
 
 
 def read_blocks(piece: Piece, paths: Sequence[Path], rows: int, size: int, stop_row: int | None = None) -> Iterator[Block]:

@@ -49,6 +49,7 @@ SHOP: list[Row] = [
         "Categories": "Accessories",
         "Images": "pictures/beanie,1.jpg".replace(",", "\\,"),
         "Stock": 7,
+        "GTIN, UPC, EAN, or ISBN": "3234567890126",
         "In stock?": 1,
     },
     {
@@ -121,6 +122,7 @@ def test_a_variable_product_and_its_variations_are_one_product(
     assert first["woocommerce_type"] == "variable"
     assert (second["sale_price"], second["regular_price"], second["Stock"]) == (18, "20", 7)
     assert schema.kept.field("Stock").type == pa.int64()
+    assert second["GTIN, UPC, EAN, or ISBN"] == "3234567890126"
     assert problems_of(found) == {4: [(None, "unreadable_row")]}
     assert found[2]["problems"][0]["detail"] == "the row is a variation of 'id:999', which has no row in the file"
 
