@@ -29,7 +29,7 @@ _NAMES = {
     "short description": "short_description", "regular price": "regular_price", "sale price": "sale_price",
     "categories": "category", "tags": "tags", "brands": "brand", "images": "picture",
 }  # fmt: skip
-_ATTRIBUTE = re.compile(r"attribute (\d+) (name|value\(s\))")
+_ATTRIBUTE = re.compile(r"attribute (\d+) (.+)")
 _OF_A_VARIATION = ("sku", "regular_price", "sale_price", "picture")
 _CODES = ("GTIN, UPC, EAN, or ISBN",)
 # What a cell takes in memory besides its characters.

@@ -120,6 +120,7 @@ def test_a_variable_product_and_its_variations_are_one_product(
     assert first["options"] == ["Color: Blue", "Color: Green", "Color: 红", "Size: L"]
     assert (first["tags"], first["brand"], first["Stock"]) == (["soft", "red"], "Casa", None)
     assert first["woocommerce_type"] == "variable"
+    assert not [name for name in first if name.startswith("Attribute")]
     assert (second["sale_price"], second["regular_price"], second["Stock"]) == (18, "20", 7)
     assert schema.kept.field("Stock").type == pa.int64()
     assert second["GTIN, UPC, EAN, or ISBN"] == "3234567890126"
