@@ -1,7 +1,7 @@
 """Reading a catalogue: its shards, what their columns mean, and their rows as Arrow batches of one schema.
 
-Parquet, JSON lines, CSV and TSV, each also gzipped, from local disk or any filesystem Beam knows. Neither a shard
-nor a row group is ever whole in memory: Parquet is streamed in batches, text in blocks of rows of at most 64 MB a row.
+Each format of `readers`, gzipped or not, from local disk or any filesystem Beam knows. Neither a shard nor a row
+group is ever whole in memory: Parquet is streamed in batches, the others in blocks of rows of at most 64 MB a row.
 A batch of `read_piece` has the columns of `batch_schema`; what could not be read is said in `problems`, row by row.
 """
 
@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from pipelines import columns, parquet_shards, text_shards
+from pipelines import columns
 from pipelines.column_types import STRINGS, Path
 from pipelines.columns import Block, CellProblems
 from pipelines.layout import PRODUCT_ID
 from pipelines.picture_columns import BINARIES, path_lists, picture_lists
-from pipelines.schema import CatalogueOptions, CatalogueSchema, ShardColumns, resolve
+from pipelines.readers import READERS
+from pipelines.schema import CatalogueOptions, CatalogueSchema, resolve
 from pipelines.shards import CatalogueError, Piece, Shard, check_unchanged, list_shards
 
 __all__ = [
@@ -36,10 +37,10 @@ __all__ = [
 ]  # fmt: skip
 
 PROBLEMS = pa.list_(pa.struct([("field", pa.string()), ("reason", pa.string()), ("detail", pa.string())]))
-# What is read of text shards to find their columns and types: of one, and of all together.
+# What is read of shards that do not list their columns, to find them and their types: of one, and of all together.
 _SAMPLE_BYTES = range(256 << 10, 8 << 20)
 _SAMPLES_BYTES = 256 << 20
-_READERS = 16
+_THREADS = 16
 
 _log = logging.getLogger(__name__)
 
@@ -63,23 +64,19 @@ def batch_schema(schema: CatalogueSchema) -> pa.Schema:
 
 
 def inspect(shards: Sequence[Shard], options: CatalogueOptions) -> CatalogueSchema:
-    """Find out what the columns of a catalogue mean, from Parquet footers and the beginnings of text shards.
+    """Find out what the columns of a catalogue mean, from Parquet footers and the beginnings of other shards.
 
-    Types are merged across shards. Of CSV and JSON lines they are known from the first 8 MB of a shard (less where
+    Types are merged across shards. But for Parquet they are known from the first 8 MB of a shard (less where
     there are more than 32 of them); a later cell that does not fit is a problem of its row.
 
     Raises:
         CatalogueError: a shard is cut off, damaged or not what its suffix says; a mapped column is missing; there is
             no product id, no row or nothing to encode.
     """
-    texts = sum(shard.format != "parquet" for shard in shards)
-    sample = min(max(_SAMPLES_BYTES // max(texts, 1), _SAMPLE_BYTES.start), _SAMPLE_BYTES.stop)
-
-    def describe(shard: Shard) -> ShardColumns | None:
-        return parquet_shards.describe(shard) if shard.format == "parquet" else text_shards.describe(shard, sample)
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        described = list(pool.map(describe, shards))
+    sampled = sum(shard.format != "parquet" for shard in shards)
+    sample = min(max(_SAMPLES_BYTES // max(sampled, 1), _SAMPLE_BYTES.start), _SAMPLE_BYTES.stop)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        described = list(pool.map(lambda shard: READERS[shard.format].describe(shard, sample), shards))
     for shard, found in zip(shards, described, strict=True):
         if found is None:
             _log.info("%s has no rows", shard.uri)
@@ -93,7 +90,7 @@ def inspect(shards: Sequence[Shard], options: CatalogueOptions) -> CatalogueSche
 
 def pieces(shard: Shard) -> list[Piece]:
     """Cut a shard into the parts that workers read: row groups of up to 65,536 rows of Parquet, else the whole."""
-    return parquet_shards.pieces(shard) if shard.format == "parquet" else [Piece(shard, 0, 0, None, None)]
+    return READERS[shard.format].pieces(shard)
 
 
 def read_piece(
@@ -118,12 +115,8 @@ def read_piece(
     Raises:
         CatalogueError: the shard is cut off, damaged, or has changed since it was listed.
     """
-    paths, size = schema.paths(pictures), batch_bytes
-    if piece.shard.format == "parquet":
-        blocks = parquet_shards.read_blocks(piece, paths, batch_rows, size, stop_row)
-    else:
-        blocks = text_shards.read_blocks(piece.shard, paths, batch_rows, size, stop_row)
-    for block in blocks:
+    read = READERS[piece.shard.format].read_blocks
+    for block in read(piece, schema.paths(pictures), batch_rows, batch_bytes, stop_row):
         yield to_batch(block, schema, pictures)
     check_unchanged(piece.shard)
 
@@ -161,7 +154,7 @@ def to_batch(block: Block, schema: CatalogueSchema, pictures: bool = True) -> pa
     kept = pa.StructArray.from_arrays(arrays, fields=list(schema.kept)) if arrays else empty
     return pa.record_batch(
         [
-            pa.array(range(block.first_row, block.first_row + length), pa.int64()),
+            pa.array(block.rows or range(block.first_row, block.first_row + length), pa.int64()),
             pa.array([block.row_group] * length, pa.int32()),
             product_ids, text, inside, named, price, kept, problems.column(length, block.unreadable),
         ],
@@ -202,12 +195,13 @@ def read_pictures(
 ) -> Iterator[tuple[int, list[bytes | None]]]:  # fmt: skip
     """Read the pictures of some rows that lie inside a shard, as `read_piece` gives them.
 
-    Only the row groups of these rows are read, and only their pictures become Python objects.
+    Of Parquet only the row groups of these rows are read; records and members of other rows are skipped. Only
+    the pictures asked for become Python objects.
 
     Args:
-        shard: a Parquet file.
+        shard: Parquet, TFRecord or a WebDataset tar.
         rows: 0-based rows of the shard, sorted.
-        row_groups: the row groups they are in; None: found by the footer.
+        row_groups: the row groups of Parquet they are in; None: found by the footer.
         schema: what the columns mean; `picture_kind` is "bytes".
         batch_bytes: bytes of pictures in memory, about.
 
@@ -217,7 +211,7 @@ def read_pictures(
     Raises:
         CatalogueError: the shard is damaged, or has changed since it was listed.
     """
-    if schema.picture_kind != "bytes" or shard.format != "parquet":
+    read = READERS[shard.format].read_pictures
+    if schema.picture_kind != "bytes" or read is None:
         raise CatalogueError(f"{shard.uri} has no pictures inside: they are named by path")
-    path, most = schema.sources["picture"], schema.max_pictures
-    yield from parquet_shards.read_pictures(shard, rows, row_groups, path, most, batch_bytes)
+    yield from read(shard, rows, row_groups, schema.sources["picture"], schema.max_pictures, batch_bytes)

@@ -18,12 +18,12 @@ VALUE_FIELDS = ("values", "value")
 PATH_FIELDS = ("path", "url", "src")
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)?(\.\d+)?")
-_SCALARS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+_SCALARS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary()}
 _INT64 = range(-(2**63), 2**63)
 
 
 def infer_type(values: Iterable[Any]) -> pa.DataType:
-    """Return the type that fits all JSON values of a column; objects give structs with the fields of all of them."""
+    """Return the type that fits all values of a column, of JSON or bytes; objects give structs with the fields of all of them."""
     values = list(values)
     kinds = set(map(type, values))
     found = pa.null()

@@ -38,6 +38,7 @@ class Block:
         columns: what lies at each place that was asked for.
         unreadable: why a row, counted from the first of the block, could not be read.
         bad_texts: rows whose text at a place is not UTF-8, and null here.
+        rows: the rows' numbers, where they do not follow one another.
     """
 
     first_row: int
@@ -46,6 +47,7 @@ class Block:
     columns: Mapping[Path, Column]
     unreadable: Mapping[int, str] = field(default_factory=dict)
     bad_texts: Mapping[Path, Sequence[int]] = field(default_factory=dict)
+    rows: Sequence[int] | None = None
 
 
 def plain(array: pa.Array) -> pa.Array:

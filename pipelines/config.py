@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 METRICS = ("angular", "euclidean", "manhattan", "dot")
 POOLINGS = ("mean", "concatenation")
+FORMATS = ("auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "merchant", "shopify", "woocommerce")
 FUSIONS = ("concatenation", "weighted_sum", "mean", "max")
 
 
@@ -36,6 +37,9 @@ class Config:
     catalogue: tuple[str, ...] = setting((), "files of the catalogue: a path, folder or glob; may be given several times")
     bundle: str | None = setting(None, "folder of a bundle (default: the index's own)")
 
+    format: Literal[
+        "auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "merchant", "shopify", "woocommerce"
+    ] = setting("auto", "what the catalogue's files are read as; auto: what their content says")
     column: Mapping[str, str] = setting(
         {}, "map a column: NAME=SOURCE, e.g. title=productDisplayName; dots reach into nested fields"
     )
@@ -95,7 +99,7 @@ SETTINGS = {f.name: f for f in fields(Config)}
 _TYPES = get_type_hints(Config)
 
 CATALOGUE_SETTINGS = (
-    "catalogue", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "max_reject_rate",
+    "catalogue", "format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "max_reject_rate",
     "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
 BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish")
@@ -222,7 +226,7 @@ def check(config: Config) -> Config:
         raise ConfigError(f"--max-reject-rate is {config.max_reject_rate}; it is a share between 0 and 1")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
-    for name, allowed in (("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS)):
+    for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS)):
         if getattr(config, name) not in allowed:
             raise ConfigError(f"{flag(name)} is '{getattr(config, name)}'; it may be {', '.join(allowed)}")
     if config.views > 1 and config.view_pooling != "mean":

@@ -13,6 +13,18 @@ from pipelines.column_types import PATH_FIELDS, STRINGS, is_list
 from pipelines.columns import CellProblems, Column, lists_of, plain, string_lists
 
 BINARIES = pa.list_(pa.binary())
+# How the files of pictures begin; of some, what stands at byte 4 or 8.
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+
+
+def is_picture(data: bytes) -> bool:
+    """Tell whether bytes begin as a JPEG, PNG, GIF, TIFF, WebP, AVIF or BMP file does."""
+    return (
+        data.startswith(_PICTURES)
+        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+        or data[4:12] in (b"ftypavif", b"ftypavis")
+        or (data[:2] == b"BM" and data[6:10] == bytes(4))
+    )
 
 
 def path_lists(column: Column, most: int) -> tuple[pa.Array, CellProblems]:
@@ -36,13 +48,14 @@ def _inner_paths(value: Any) -> Any:
 def picture_lists(column: Column, most: int) -> tuple[pa.Array, CellProblems]:
     """Return the pictures inside a column, the first `most` of each row: list<binary>[N], null where there is none.
 
-    A cell is the bytes of a file, a struct with `bytes`, or a list of either. Bytes are not copied unless some are
-    missing. A struct that has only a path, where others have bytes, is a problem.
+    A cell is the bytes of a file, a struct with `bytes`, or a list of either; a text stands for its UTF-8. Bytes are
+    not copied unless some are missing. A struct that has only a path, where others have bytes, is a problem.
     """
     if isinstance(column, list):
         lists = [value if isinstance(value, list) else [value] for value in column]
         cells = [[item.get("bytes") if isinstance(item, dict) else item for item in items] for items in lists]
-        found = [[data for data in items if isinstance(data, bytes)][:most] or None for items in cells]
+        raw = [[data.encode() if isinstance(data, str) else data for data in items] for items in cells]
+        found = [[data for data in items if isinstance(data, bytes)][:most] or None for items in raw]
         return pa.array(found, BINARIES), {}
     array, problems = _field_of(column, ("bytes",)), _only_paths(column)
     if not is_list(array.type):

@@ -15,14 +15,15 @@ from pipelines.layout import MODALITIES, ORDER, PRODUCT_ID, VECTOR, modality_vec
 from pipelines.shards import CatalogueError
 
 # Names that a catalogue may use for what the product calls by the first of them; compared in lower case without
-# "_", "-" and spaces; the first that is there counts.
+# "_", "-", "/" and spaces; the first that is there counts.
 ALIASES: dict[str, tuple[str, ...]] = {
-    "product_id": ("product_id", "id", "sku", "item_id", "article_id", "asin", "parent_asin", "goods_id", "uniq_id"),
-    "title": ("title", "product_title", "productDisplayName", "display_name", "product_name", "name", "item_name"),
+    "product_id": ("product_id", "id", "sku", "item_id", "article_id", "asin", "parent_asin", "goods_id", "uniq_id", "key"),
+    "title": ("title", "product_title", "productDisplayName", "display_name", "product_name", "name", "item_name", "caption"),
     "description": ("description", "product_description", "long_description", "body_html", "detail_desc", "desc"),
     "picture": (
         "picture", "pictures", "image", "images", "photo", "photos", "img", "image_url", "image_urls", "picture_url",
         "img_url", "image_link", "image_path", "image_file", "image_src", "main_image", "primary_image", "thumbnail",
+        "image_encoded", "image_bytes", "image_raw", "encoded_image",
     ),
     "picture_version": ("picture_version", "image_version"),
     "price": ("price", "selling_price", "sale_price", "unit_price", "list_price"),
@@ -194,7 +195,7 @@ def _by_alias(fields: Iterable[pa.Field], aliases: Iterable[str]) -> list[pa.Fie
 
 
 def _folded(name: str) -> str:
-    return "".join(char for char in name.lower() if char not in "_- ")
+    return "".join(char for char in name.lower() if char not in "_-/ ")
 
 
 def _fits(name: str, kind: pa.DataType) -> bool:

@@ -1,7 +1,6 @@
-"""Shards of a catalogue: listing them, telling their formats apart, opening them.
+"""Shards of a catalogue: listing them, finding their formats, opening them.
 
-A file's suffix says its format (`.parquet`, `.jsonl`, `.csv`, `.tsv` and their synonyms, each also with `.gz`); its
-first bytes say whether it is gzipped, and whether it is what its suffix says.
+Which format a file is of, `recognition` says by its suffix and content; its first bytes say whether it is gzipped.
 """
 
 from __future__ import annotations
@@ -10,42 +9,53 @@ import contextlib
 import gzip
 import io
 import logging
+import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from glob import escape
 from typing import BinaryIO, Literal, cast
 
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.recognition import (
+    HEAD_BYTES,
+    NOUNS,
+    UNITS,
+    CatalogueError,
+    Format,
+    check_content,
+    choose,
+    format_of_suffix,
+    is_numbered,
+)
 
-Format = Literal["parquet", "jsonl", "csv", "tsv"]
-SUFFIXES: dict[str, Format] = {
-    ".parquet": "parquet", ".pq": "parquet", ".parq": "parquet",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".jl": "jsonl", ".json": "jsonl",
-    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
-}  # fmt: skip
-# What files begin with that are no shards, whatever their suffix says.
-_FOREIGN = {
-    b"PAR1": "a Parquet file", b"PARE": "an encrypted Parquet file", b"BZh": "compressed by bzip2",
-    b"\xfd7zXZ": "compressed by xz", b"\x28\xb5\x2f\xfd": "compressed by Zstandard", b"PK\x03\x04": "a ZIP file",
-    b"\xff\xfe": "encoded in UTF-16", b"\xfe\xff": "encoded in UTF-16", b"ARROW1": "an Arrow file",
-    b"Obj\x01": "an Avro file", b"ORC": "an ORC file", b"%PDF": "a PDF", b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
-}  # fmt: skip
+__all__ = [
+    "CatalogueError",
+    "Format",
+    "Piece",
+    "Shard",
+    "check_content",
+    "check_unchanged",
+    "list_shards",
+    "named_errors",
+    "open_seekable",
+    "open_stream",
+]  # fmt: skip
+
 _GZIP = b"\x1f\x8b"
 _READERS = 16
 _COPY_BYTES = 1 << 20
+_TAR_SUFFIX = re.compile(r"\.(tar(\.gz|\.gzip)?|tgz)$")
+_COMPANION = re.compile(r"(\.parquet|_stats\.json)$")
 
 _log = logging.getLogger(__name__)
-
-
-class CatalogueError(ValueError):
-    """The catalogue cannot be read as it is; the message names the file or column and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Shard:
         uri: local path or URI.
         size: bytes, as stored.
         fingerprint: changes when the content is replaced.
-        format: "parquet", "jsonl", "csv" or "tsv".
+        format: what it is read as.
         compression: "gzip" or None.
     """
 
@@ -88,18 +98,23 @@ class Piece:
     rows: int | None
 
 
-def list_shards(patterns: Sequence[str]) -> list[Shard]:
+def list_shards(patterns: Sequence[str], form: Format | Literal["auto"] = "auto") -> list[Shard]:
     """List the files that globs, folders or paths name, each once, sorted by URI and numbered.
 
     Of a folder, the files of known suffixes directly in it are taken. What a glob finds below hidden names and
-    names that begin with an underscore is left out, and so are files of 0 bytes, which are logged.
+    names that begin with an underscore is left out, and so are files of 0 bytes and what img2dataset writes beside
+    its tars, which are logged.
+
+    Args:
+        patterns: globs, folders or paths.
+        form: what all files are to be read as; "auto": what each of them is by its suffix and content.
 
     Raises:
-        CatalogueError: a pattern matches nothing, or a file of no known format.
+        CatalogueError: a pattern matches nothing, or a file is of no known format or not what `form` says.
     """
     found: dict[str, storage.FileInfo] = {}
     for pattern in patterns:
-        infos = _match(pattern)
+        infos = _without_companions(_match(pattern))
         if not infos:
             raise CatalogueError(
                 f"no file of a catalogue matches '{pattern}': check the path, or give a glob such as "
@@ -113,7 +128,8 @@ def list_shards(patterns: Sequence[str]) -> list[Shard]:
     if not infos:
         raise CatalogueError(f"all files that match {' '.join(patterns) or 'no pattern'} have 0 bytes: write them again")
     with ThreadPoolExecutor(_READERS) as pool:
-        kinds = list(pool.map(_kind, infos))
+        kinds = list(pool.map(partial(_kind, wanted=None if form == "auto" else form), infos))
+    _log.info("recognised %s", _recognised(Counter(kind for kind, _ in kinds)))
     return [
         Shard(index, info.path, info.size, info.fingerprint, *kind)
         for index, (info, kind) in enumerate(zip(infos, kinds, strict=True))
@@ -128,7 +144,8 @@ def _match(pattern: str) -> list[storage.FileInfo]:
         if local is not None and local.is_dir():
             return _known(storage.list_folder(str(local)))
         infos = storage.list_files(pattern)
-        if local is None and not _has_glob(pattern) and (_suffix(pattern) is None or not any(info.size for info in infos)):
+        filled = format_of_suffix(pattern) is not None and any(info.size for info in infos)
+        if local is None and not _has_glob(pattern) and not filled:
             infos = _known(storage.list_files(storage.join(pattern, "*"))) or infos
     except ValueError as error:  # Beam's, for a scheme it has no filesystem for
         raise CatalogueError(f"cannot list {pattern}: {error}") from error
@@ -142,53 +159,40 @@ def _match(pattern: str) -> list[storage.FileInfo]:
 
 def _known(infos: list[storage.FileInfo]) -> list[storage.FileInfo]:
     names = [(info, info.path.rsplit("/", 1)[-1]) for info in infos]
-    return [info for info, name in names if name[:1] not in (".", "_") and _suffix(name) is not None]
+    return [info for info, name in names if name[:1] not in (".", "_") and (format_of_suffix(name) or is_numbered(name))]
+
+
+def _without_companions(infos: list[storage.FileInfo]) -> list[storage.FileInfo]:
+    """Leave out the tables and statistics that img2dataset writes beside each tar: 00000.parquet, 00000_stats.json."""
+    tars = {_TAR_SUFFIX.sub("", info.path) for info in infos if _TAR_SUFFIX.search(info.path)}
+    beside = [info for info in infos if _COMPANION.sub("", info.path) in tars and _COMPANION.search(info.path)]
+    if beside:
+        names = [info.path.rsplit("/", 1)[-1] for info in beside]
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        _log.info("%d files that lie beside tars of the same name are left out: %s", len(beside), shown)
+    left_out = {info.path for info in beside}
+    return [info for info in infos if info.path not in left_out]
 
 
 def _has_glob(text: str) -> bool:
     return any(mark in text for mark in "*?[")
 
 
-def _suffix(path: str) -> Format | None:
-    name = path.rsplit("/", 1)[-1].lower()
-    for ending in (".gz", ".gzip"):
-        name = name.removesuffix(ending)
-    return SUFFIXES.get("." + name.rsplit(".", 1)[-1]) if "." in name else None
-
-
-def _kind(info: storage.FileInfo) -> tuple[Format, str | None]:
+def _kind(info: storage.FileInfo, wanted: Format | None) -> tuple[Format, str | None]:
     with storage.open_input(info.path) as source:
-        head = source.read(8)
-    form = _suffix(info.path) or ("parquet" if head.startswith(b"PAR1") else None)
-    if form is None:
-        raise CatalogueError(
-            f"{info.path} is of no known format ({', '.join(SUFFIXES)}, also with .gz): "
-            "rename it, or narrow the glob so that it is left out"
-        )
-    if head.startswith(_GZIP):
-        return form, "gzip"
-    check_content(info.path, form, head)
-    return form, None
+        head = source.read(HEAD_BYTES)
+    compression = "gzip" if head.startswith(_GZIP) else None
+    if compression is not None:
+        try:
+            head = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, HEAD_BYTES)
+        except zlib.error:
+            head = b""
+    return choose(info.path, head, wanted), compression
 
 
-def check_content(uri: str, form: Format, head: bytes) -> None:
-    """Compare the first bytes of a file, unzipped, with what its suffix says.
-
-    Raises:
-        CatalogueError: they are another format's.
-    """
-    if (form == "parquet" and head.startswith(b"PAR1")) or not head:
-        return
-    foreign = next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None)
-    if form == "parquet":
-        raise CatalogueError(
-            f"{uri} is not a Parquet file, it is {foreign or 'of another format'}: give it the suffix of what it is"
-        )
-    if foreign is not None or b"\0" in head:
-        raise CatalogueError(
-            f"{uri} is no text, it is {foreign or 'binary'}: "
-            "write it as UTF-8 (gzipped if you like), or give it the suffix of what it is"
-        )
+def _recognised(counts: Mapping[Format, int]) -> str:
+    each = [(f"{count} file{'s' * (count > 1)} as {NOUNS[form]}", UNITS.get(form)) for form, count in counts.items()]
+    return "; ".join(f"{files}: {unit}" if unit else files for files, unit in each)
 
 
 def check_unchanged(shard: Shard) -> None:

@@ -145,7 +145,7 @@ def open_job(
     Raises:
         CatalogueError: the catalogue cannot be read, or has nothing to encode.
     """
-    shards = tuple(list_shards(config.catalogue))
+    shards = tuple(list_shards(config.catalogue, config.format))
     schema = inspect(shards, catalogue_options(config))
     spaces = {m: Space.of(spec, views[m]) for m, (_, spec) in towers.items() if _has(schema, m)}
     settings = {name: getattr(config, name) for name in _PLANNED}
@@ -168,7 +168,7 @@ def open_job(
 
 
 # The settings whose change makes another run; the others only say when to stop.
-_PLANNED = ("column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "limit", "unit_items",
+_PLANNED = ("format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "limit", "unit_items",
             "metric", "trees", "max_items_per_shard", "seed")  # fmt: skip
 
 

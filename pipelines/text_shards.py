@@ -11,18 +11,18 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from pipelines.column_types import Path, infer_text_type, infer_type, value_at
-from pipelines.columns import Block, Column, mend
+from pipelines import records
+from pipelines.column_types import Path, infer_text_type
+from pipelines.columns import Block, Column
 from pipelines.csv_records import MAX_ROW_BYTES, Unreadable, has_bad_bytes, read_records
+from pipelines.recognition import header_delimiter
+from pipelines.records import Items
 from pipelines.schema import ShardColumns
-from pipelines.shards import CatalogueError, Shard, check_content, open_stream
-
-# A row and its length in the file.
-_Items = Iterator[tuple[Any, int]]
+from pipelines.shards import CatalogueError, Piece, Shard, check_content, open_stream
 
 
 def describe(shard: Shard, sample_bytes: int) -> ShardColumns | None:
@@ -34,39 +34,9 @@ def describe(shard: Shard, sample_bytes: int) -> ShardColumns | None:
     with open_stream(shard) as stream:
         check_content(shard.uri, shard.format, stream.peek(8)[:8])
         if shard.format == "jsonl":
-            return _describe_json(shard, _sample(_json_items(stream), sample_bytes))
-        records = read_records(stream, _delimiter(shard, stream))
-        return _describe_csv(shard, _header(shard, records), _sample(records, sample_bytes))
-
-
-def _sample(items: _Items, size: int) -> Iterator[Any]:
-    read = 0
-    for item, length in items:
-        yield item
-        read += length
-        if read >= size:
-            return
-
-
-def _describe_json(shard: Shard, items: Iterator[Any]) -> ShardColumns | None:
-    objects: list[dict[str, Any]] = []
-    bad: Unreadable | None = None
-    count = 0
-    for item in items:
-        if isinstance(item, dict):
-            objects.append(item)
-        else:
-            bad, count = bad or item, count + 1
-    if not objects and bad is None:
-        return None
-    if bad is not None and count > len(objects):
-        raise CatalogueError(
-            f"{shard.uri} does not hold JSON lines, one object a line ({bad.detail}): "
-            "write it so, or give it the suffix of what it is"
-        )
-    names = dict.fromkeys(name for item in objects for name in item)
-    columns = pa.schema([(mend(name), infer_type(item.get(name) for item in objects)) for name in names])
-    return ShardColumns(shard.uri, columns, complete=False)
+            return records.describe(shard.uri, records.sample(_json_items(stream), sample_bytes), "JSON lines, one object a line")
+        lines = read_records(stream, _delimiter(shard, stream))
+        return _describe_csv(shard, _header(shard, lines), records.sample(lines, sample_bytes))
 
 
 def _describe_csv(shard: Shard, names: list[str], items: Iterator[Any]) -> ShardColumns | None:
@@ -78,11 +48,11 @@ def _describe_csv(shard: Shard, names: list[str], items: Iterator[Any]) -> Shard
     return ShardColumns(shard.uri, pa.schema(columns), complete=True)
 
 
-def read_blocks(shard: Shard, paths: Sequence[Path], rows: int, size: int, stop_row: int | None = None) -> Iterator[Block]:
+def read_blocks(piece: Piece, paths: Sequence[Path], rows: int, size: int, stop_row: int | None = None) -> Iterator[Block]:
     """Read a shard in blocks of at most `rows` rows and of about `size` bytes of the file.
 
     Args:
-        shard: a JSON lines, CSV or TSV file.
+        piece: the whole of a JSON lines, CSV or TSV file.
         paths: places to read.
         rows: rows of a block, at most.
         size: bytes of a block, exceeded by one row at most.
@@ -91,43 +61,41 @@ def read_blocks(shard: Shard, paths: Sequence[Path], rows: int, size: int, stop_
     Raises:
         CatalogueError: the shard is cut off, damaged or has changed.
     """
+    shard = piece.shard
     with open_stream(shard) as stream:
         if shard.format == "jsonl":
-            yield from _cut(_json_items(stream), _json_columns, paths, rows, size, stop_row)
+            yield from records.cut(_json_items(stream), records.dict_columns, paths, rows, size, stop_row)
         else:
-            records = read_records(stream, _delimiter(shard, stream))
-            names = _header(shard, records)
-            items = ((_checked(item, names), length) for item, length in records)
-            yield from _cut(items, _CsvColumns(names), paths, rows, size, stop_row)
+            lines = read_records(stream, _delimiter(shard, stream))
+            names = _header(shard, lines)
+            items = ((_checked(item, names), length) for item, length in lines)
+            yield from records.cut(items, _CsvColumns(names), paths, rows, size, stop_row)
 
 
-class _MakeColumns(Protocol):
-    def __call__(self, items: list[Any], paths: Sequence[Path], unreadable: dict[int, str]) -> dict[Path, Column]: ...
+def read_cells(shard: Shard, stream: io.BufferedReader) -> tuple[list[str], Items]:
+    """Read a table by comma, semicolon or tab, whichever its header has.
+
+    Returns:
+        Its columns, and its rows: cells by column, those that are empty left out.
+
+    Raises:
+        CatalogueError: the header cannot be read.
+    """
+    line = (stream.peek(1 << 16).splitlines() or [b""])[0].decode(errors="replace")
+    lines = read_records(stream, header_delimiter(line))
+    names = _header(shard, lines)
+    return names, ((_filled(_checked(item, names), names), length) for item, length in lines)
 
 
-def _cut(items: _Items, make: _MakeColumns, paths: Sequence[Path], rows: int, size: int, stop_row: int | None) -> Iterator[Block]:
-    first = held = 0
-    block: list[Any] = []
-
-    def close() -> Block:
-        unreadable = {row: item.detail for row, item in enumerate(block) if isinstance(item, Unreadable)}
-        columns = make(block, paths, unreadable)
-        return Block(first, None, len(block), columns, unreadable)
-
-    while stop_row is None or first + len(block) < stop_row:
-        item, length = next(items, (None, 0))
-        if item is None:
-            break
-        block.append(item)
-        held += length
-        if len(block) >= rows or held >= size:
-            yield close()
-            first, held, block = first + len(block), 0, []
-    if block:
-        yield close()
+def _filled(item: list[str] | Unreadable, names: list[str]) -> dict[str, str] | Unreadable:
+    if isinstance(item, Unreadable):
+        return item
+    cells = {name: cell for name, cell in zip(names, item, strict=True) if name and cell and not cell.isspace()}
+    bad = next((name for name, cell in cells.items() if has_bad_bytes(cell)), None)
+    return cells if bad is None else Unreadable(f"the cell of column '{bad}' is not UTF-8")
 
 
-def _json_items(stream: BinaryIO) -> _Items:
+def _json_items(stream: BinaryIO) -> Items:
     number = 0
     while line := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -151,15 +119,6 @@ def _json_object(line: bytes, number: int) -> dict[str, Any] | Unreadable:
     except (ValueError, RecursionError) as error:
         return Unreadable(f"line {number} is no JSON that can be read: {error}")
     return found if isinstance(found, dict) else Unreadable(f"line {number} is JSON, but not an object")
-
-
-def _json_columns(items: list[Any], paths: Sequence[Path], unreadable: dict[int, str]) -> dict[Path, Column]:
-    for row in unreadable:
-        items[row] = {}
-    return {
-        path: [item.get(path[0]) for item in items] if len(path) == 1 else [value_at(item, path) for item in items]
-        for path in paths
-    }
 
 
 class _CsvColumns:
@@ -199,7 +158,7 @@ def _delimiter(shard: Shard, stream: io.BufferedReader) -> str:
     return ";" if header and b";" in header[0] and b"," not in header[0] else ","
 
 
-def _header(shard: Shard, records: _Items) -> list[str]:
+def _header(shard: Shard, records: Items) -> list[str]:
     names, _ = next(records, ([], 0))
     if isinstance(names, Unreadable):
         raise CatalogueError(f"{shard.uri} has no readable header: {names.detail}")

@@ -12,15 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import jpeg
 from shop_files import (
     SHOP,
     Row,
+    example,
     open_catalogue,
     problems_of,
     rows_of,
     write_csv,
     write_jsonl,
     write_parquet,
+    write_tar,
+    write_tfrecord,
     write_tsv,
     zip_file,
 )  # fmt: skip
@@ -187,6 +191,13 @@ def test_catalogues_are_read_through_beams_filesystems(tmp_path: Path) -> None:
         assert [row["product_id"] for row in rows_of(shards, schema)] == ["a1", "a2", "a3"] * 3
     with pytest.raises(CatalogueError, match=r"no file of a catalogue matches 'shop://bucket/none\.csv'"):
         list_shards(["shop://bucket/none.csv"])
+    red, blue = jpeg((200, 30, 30), 1), jpeg((30, 40, 210), 2)
+    write_tfrecord(tmp_path / "t.tfrecord", [example(id=1, image=red), example(id=2), example(id=3, image=blue)])
+    write_tar(tmp_path / "w.tar", [("1.jpg", red), ("2.txt", b"no picture"), ("3.jpg", blue)])
+    for name in ("t.tfrecord", "w.tar"):
+        shards, schema = open_catalogue(f"shop://bucket/{name}")
+        assert [row["picture_bytes"] for row in rows_of(shards, schema)] == [[red], None, [blue]]
+        assert list(read_pictures(shards[0], [1, 2], None, schema)) == [(1, []), (2, [blue])]
 
 
 def test_the_real_catalogues_are_read_whole(real_data: Path) -> None:
