@@ -143,6 +143,9 @@ def to_batch(block: Block, schema: CatalogueSchema, pictures: bool = True) -> pa
         problems.add("price", bad)
     arrays = []
     for field, path in zip(schema.kept, schema.kept_paths, strict=True):
+        if path is None:
+            arrays.append(pa.nulls(length, field.type))
+            continue
         array, bad = columns.kept(source[path], field.type)
         arrays.append(array)
         if field.name != "price":  # its text says what is wrong with it
@@ -163,7 +166,7 @@ def to_batch(block: Block, schema: CatalogueSchema, pictures: bool = True) -> pa
 
 
 def _names(schema: CatalogueSchema) -> dict[Path, str]:
-    kept = dict(zip(schema.kept_paths, schema.kept.names, strict=True))
+    kept = {path: name for path, name in zip(schema.kept_paths, schema.kept.names, strict=True) if path is not None}
     return {**kept, **{path: name for name, path in schema.sources.items()}}
 
 

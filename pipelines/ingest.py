@@ -8,7 +8,6 @@ rejects; a piece whose counts are there is not read again.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,17 +15,20 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines import ranges, storage
 from pipelines.catalogue import CatalogueSchema, Piece, Shard, pieces, read_piece
 from pipelines.features import content_hash
 from pipelines.layout import KEY_BYTES, ORDER, PRODUCT_ID, REJECT_SCHEMA, Run, order_of, read_json, write_json
+from transforms.prices import parse_price
 from transforms.text import clean_text, join_texts
 
 CHUNK_BYTES = 64 << 20
 CHUNK_ROWS = 131_072
 MAX_ID_BYTES = 4_096
 COLUMNS = "columns"
+MOST_CURRENCIES = 50  # of a shard; who has more names something else in that column
 
 
 def row_schema(kept: pa.Schema) -> pa.Schema:
@@ -71,18 +73,6 @@ class Rejects:
         """Write the rows, if there are any, whole."""
         if self.rows:
             ranges.write_table(path, pa.Table.from_pylist(self.rows, schema=REJECT_SCHEMA))
-
-
-def parse_price(raw: str) -> float:
-    """Return a price as a number.
-
-    Raises:
-        ValueError: it is not a finite non-negative number.
-    """
-    price = float(raw)
-    if not math.isfinite(price) or price < 0:
-        raise ValueError(f"{raw} is not a finite non-negative number")
-    return price
 
 
 def ingest_batch(
@@ -139,11 +129,14 @@ def _validate(columns: dict[str, Any], price: str | None, reject: Any) -> str | 
     if price is None:
         return None
     try:
-        columns["price"] = parse_price(price)
-    except ValueError:
-        detail = f"the price '{price[:100]}' is not a finite non-negative number"
+        parsed = parse_price(price)
+    except ValueError as error:
+        detail = f"the price {error}"
         reject("price", "bad_price", detail)
         return detail
+    columns["price"] = parsed.amount
+    if "currency" in columns and not columns["currency"]:
+        columns["currency"] = parsed.currency
     return None
 
 
@@ -170,16 +163,28 @@ def ingest_piece(piece: Piece, settings: IngestSettings, limit: int | None = Non
     if storage.exists(done):
         return read_json(done)
     rejects, chunks, rows = Rejects("ingest"), 0, 0
+    currencies: Counter[str] = Counter()
     for chunk, read in _chunks(piece, settings, rejects, limit):
         rows += read
+        currencies.update(_currencies(chunk))
         if chunk.num_rows:
             ordered = chunk.sort_by([(ORDER, "ascending"), (PRODUCT_ID, "ascending"), ("row", "ascending")])
             ranges.write_table(settings.run.file("ingest", f"{name}-{chunks:04d}.parquet"), ordered)
             chunks += 1
     rejects.write(settings.run.rejects("ingest", name))
-    counts = {"shard": piece.shard.index, "rows": rows, "chunks": chunks, "rejected": rejects.counts()}
+    counts = {"shard": piece.shard.index, "rows": rows, "chunks": chunks, "rejected": rejects.counts(),
+              "currencies": dict(currencies.most_common(MOST_CURRENCIES))}  # fmt: skip
     write_json(done, counts)
     return counts
+
+
+def _currencies(chunk: pa.Table) -> dict[str, int]:
+    """Count products with a price by its currency."""
+    kept = chunk[COLUMNS].combine_chunks()
+    if min(kept.type.get_field_index(name) for name in ("price", "currency")) < 0:
+        return {}
+    named = pc.filter(kept.field("currency"), pc.is_valid(kept.field("price"))).drop_null()
+    return {found["values"]: found["counts"] for found in pc.value_counts(named).to_pylist()}
 
 
 def ingest_first(shards: Iterable[Shard], settings: IngestSettings, limit: int) -> None:

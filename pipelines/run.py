@@ -34,6 +34,7 @@ class Report:
         indexed: products in the version.
         rejected: products rejected, by reason.
         rejected_fields: fields rejected, by reason.
+        currencies: products with a price, by its currency where one is named.
         seconds: seconds a stage took.
         published: whether the version is the current one.
         paths: what was written, by name.
@@ -45,6 +46,7 @@ class Report:
     indexed: int
     rejected: Mapping[str, int]
     rejected_fields: Mapping[str, int]
+    currencies: Mapping[str, int]
     seconds: Mapping[str, float]
     published: bool
     paths: Mapping[str, str]
@@ -58,6 +60,9 @@ class Report:
             if reasons:
                 shown = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
                 yield f"rejected {name}: {shown}"
+        if len(self.currencies) > 1:
+            shown = ", ".join(f"{name} {count:,}" for name, count in sorted(self.currencies.items()))
+            yield f"prices in several currencies: {shown}; filter by the column currency to compare them"
         for name, path in self.paths.items():
             yield f"{name}: {path}"
 
@@ -140,6 +145,7 @@ def report(job: Job) -> Report:
         indexed=counts.get("fuse", {}).get("products", 0),
         rejected=rejected,
         rejected_fields=fields,
+        currencies=counts.get("ingest", {}).get("currencies", {}),
         seconds={stage: found["seconds"] for stage, found in counts.items()},
         published="publish" in counts,
         paths=paths,

@@ -27,6 +27,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     ),
     "picture_version": ("picture_version", "image_version"),
     "price": ("price", "selling_price", "sale_price", "unit_price", "list_price"),
+    "currency": ("currency", "currency_code", "price_currency"),
     "rating": ("rating", "average_rating", "avg_rating", "mean_rating", "review_rating", "stars"),
     "review_count": ("review_count", "reviews_count", "num_reviews", "number_of_reviews", "rating_number", "rating_count"),
     "category": ("category", "product_category", "category_name", "main_category", "master_category", "categories"),
@@ -69,7 +70,8 @@ class CatalogueSchema:
         text: names of the columns that make the text.
         text_paths: their places.
         kept: columns to show and filter by: title and price first where they exist.
-        kept_paths: their places, in the order of `kept`.
+        kept_paths: their places, in the order of `kept`; None for the currency where prices are texts that may name it
+            and no column of its own does.
         max_pictures: pictures of a product that are read, at most.
     """
 
@@ -78,12 +80,12 @@ class CatalogueSchema:
     text: tuple[str, ...]
     text_paths: tuple[Path, ...]
     kept: pa.Schema
-    kept_paths: tuple[Path, ...]
+    kept_paths: tuple[Path | None, ...]
     max_pictures: int
 
     def paths(self, pictures: bool) -> list[Path]:
         """List the places to read, each once."""
-        wanted = [self.sources[PRODUCT_ID], *self.text_paths, *self.kept_paths]
+        wanted = [self.sources[PRODUCT_ID], *self.text_paths, *(path for path in self.kept_paths if path is not None)]
         if "price" in self.sources:
             wanted.append(self.sources["price"])
         if pictures and self.picture_kind is not None:
@@ -267,10 +269,10 @@ def _text_path(columns: _Columns, name: str, sources: Mapping[str, Path], types:
 def _keep(
     columns: _Columns, sources: Mapping[str, Path], types: Mapping[str, pa.DataType], picture: str | None,
     options: CatalogueOptions,
-) -> tuple[pa.Schema, tuple[Path, ...]]:  # fmt: skip
+) -> tuple[pa.Schema, tuple[Path | None, ...]]:  # fmt: skip
     named = {path: name for name, path in reversed(list(sources.items()))}
     wanted: dict[str, tuple[Path, pa.DataType]] = {
-        name: (sources[name], types[name]) for name in ("title", "price") if name in sources
+        name: (sources[name], types[name]) for name in ("title", "price", "currency") if name in sources
     }
     for name in options.keep or ():
         found = (sources[name], types[name]) if name in sources else columns.find(name)
@@ -288,12 +290,15 @@ def _keep(
             wanted.pop("picture", None)
         wanted.pop(PRODUCT_ID, None)
     fields: list[pa.Field] = []
-    paths: list[Path] = []
+    paths: list[Path | None] = []
     for name, (path, kind) in wanted.items():
-        keep = pa.float64() if name == "price" else pa.string() if name == "title" else kept_type(kind)
+        keep = pa.float64() if name == "price" else pa.string() if name in ("title", "currency") else kept_type(kind)
         if keep is not None:
             while name in RESERVED or any(name == one.name for one in fields):
                 name += "_"
             fields.append(pa.field(name, keep))
             paths.append(path)
+            if name == "price" and "currency" not in wanted and pa.types.is_string(plain_type(kind)):
+                fields.append(pa.field("currency", pa.string()))
+                paths.append(None)
     return pa.schema(fields), tuple(paths)

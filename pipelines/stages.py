@@ -230,15 +230,23 @@ def _ingest(job: Job) -> dict[str, Any]:
         run_pipeline(lambda p: p | "Shards" >> beam.Create(list(job.shards)) | Ingest(settings), job.flags)
     pieces = [read_json(info.path) for info in storage.list_folder(job.run.file("ingest"), "*.json")]
     per_shard = Counter({shard.index: 0 for shard in job.shards})
+    currencies: Counter[str] = Counter()
     for piece in pieces:
         per_shard[piece["shard"]] += piece["rows"]
+        currencies.update(piece["currencies"])
+    if len(currencies) > 1:
+        _log.warning("prices are in several currencies: %s", _counted(currencies))
     rows = sum(per_shard.values())
     counts = {
         "rows": rows, "rows_per_shard": [per_shard[shard.index] for shard in job.shards],
-        "partition_bits": _fix_partitions(job, rows), **sum_rejects(pieces),
+        "partition_bits": _fix_partitions(job, rows), "currencies": dict(currencies), **sum_rejects(pieces),
     }  # fmt: skip
     check_reject_rate(job, [counts], rows)
     return counts
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _fix_partitions(job: Job, rows: int) -> int:

@@ -275,3 +275,34 @@ def test_pictures_by_path_are_read_again_only_when_they_changed(
     assert run(settings).encoded == {}
     (folder / "images" / "5.jpg").write_bytes(product(50)["image"]["bytes"])
     assert run(settings).encoded == {"picture": 4}
+
+
+def test_prices_are_read_as_shops_write_them_and_several_currencies_are_reported(config: MakeConfig) -> None:
+    rows = products()
+    written = {0: "$1,299.00", 1: "1.299,00 €", 2: "¥ 99", 3: "15.00 USD", 4: "3 for 10 €", 5: "-5 €", 6: None}
+    for number, row in enumerate(rows):
+        row["price"] = written.get(number, "7,50 €")
+    report = run(settings := config(rows))
+    table = vectors(report, settings.index).sort_by("product_id")
+    assert table["price"].to_pylist()[:8] == [1299.0, 1299.0, 99.0, 15.0, None, None, None, 7.5]
+    assert table["currency"].to_pylist()[:8] == ["$", "EUR", "¥", "USD", None, None, None, "EUR"]
+    assert report.rejected_fields == {"bad_price": 2}
+    assert [row["detail"] for row in rejects(report, settings.index)] == [
+        "the price '3 for 10 €' holds more than one number", "the price '-5 €' is not a finite non-negative number"
+    ]  # fmt: skip
+    assert report.currencies == {"$": 1, "EUR": 94, "USD": 1, "¥": 1}
+    told = "prices in several currencies: $ 1, EUR 94, USD 1, ¥ 1; filter by the column currency to compare them"
+    assert told in list(report.lines())
+    with open_index(settings.index) as index:
+        hits = index.search(text="shirt", k=5, where="currency = 'USD' or price > 1000")
+    assert {hit.columns["currency"] for hit in hits} == {"$", "EUR", "USD"}
+
+
+def test_a_currency_column_counts_before_what_the_price_says(config: MakeConfig) -> None:
+    rows = products()
+    for number, row in enumerate(rows):
+        row["price"], row["currency_code"] = "9,00 €", ("CHF" if number else None)
+    report = run(settings := config(rows))
+    table = vectors(report, settings.index).sort_by("product_id")
+    assert table["currency"].to_pylist()[:3] == ["EUR", "CHF", "CHF"]
+    assert "currency_code" not in table.column_names

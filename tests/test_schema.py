@@ -161,7 +161,7 @@ def test_columns_are_mapped_and_addressed_by_dots(tmp_path: Path) -> None:
         assert found["text"] == ["shoe", "Schuh"]
         assert found["picture_paths"] == ["x.jpg"]
         assert found["price"] == "3.5"
-        assert found["kept"] == {"title": "Schuh", "price": 3.5, "names.en": "shoe", "brand": "dotted"}
+        assert found["kept"] == {"title": "Schuh", "price": 3.5, "currency": None, "names.en": "shoe", "brand": "dotted"}
 
 
 def test_entries_of_lists_of_structs_are_addressed_by_their_names(tmp_path: Path) -> None:
