@@ -3,8 +3,11 @@
     bundle.json                 what is inside: specifications, fusion, views, figures, files, hash
     towers/<modality>/          a tower each, as `encoders.presets` built it
     heads/<modality>.npz        the head of each
+    structured/                 the fitted transform of structured columns, where there is one
 
-The hash covers all but the figures of the training: equal bundles have equal hashes wherever they were made.
+The hash covers all but the figures of the training: equal bundles have equal hashes wherever they were made. The bytes
+of a transform's graph differ between equal fits, so the hash covers what was fitted, `structured/statistics.json`, in
+place of them; they are checked like all files.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from encoders.towers import SPEC_FILE, Tower, TowerError, TowerSpec, load_tower
 
 FORMAT = 1
 BUNDLE_FILE = "bundle.json"
+STRUCTURED_FOLDER, STATISTICS_FILE = "structured", "statistics.json"
 
 
 class BundleError(ValueError):
@@ -65,6 +69,7 @@ class Bundle:
         fusion: how the modalities' vectors become one.
         views: view settings of the features.
         training: figures of the training, for people.
+        structured: what was fitted of structured columns and the `dimension` of their vectors; None: nothing was.
     """
 
     folder: Path
@@ -74,6 +79,7 @@ class Bundle:
     fusion: Fusion
     views: ViewSettings
     training: Mapping[str, Any]
+    structured: Mapping[str, Any] | None = None
 
     @property
     def dimension(self) -> int:
@@ -137,12 +143,30 @@ def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
         fusion=Fusion.from_json(content["fusion"]),
         views=ViewSettings(**content["views"]),
         training=content["training"],
+        structured=_read_statistics(folder / STRUCTURED_FOLDER) if _has_structured(content["files"]) else None,
     )
-    _check_fit(bundle.towers, bundle.heads, bundle.fusion)
+    _check_fit(bundle.towers, bundle.heads, bundle.fusion, bundle.structured)
     return bundle
 
 
-def _check_fit(towers: Mapping[str, TowerSpec], heads: Mapping[str, Head], fusion: Fusion) -> None:
+def _has_structured(files: Iterable[str]) -> bool:
+    return any(name.startswith(f"{STRUCTURED_FOLDER}/") for name in files)
+
+
+def _read_statistics(folder: Path) -> dict[str, Any]:
+    path = folder / STATISTICS_FILE
+    try:
+        content = json.loads(path.read_bytes())
+        if int(content["dimension"]) > 0:
+            return dict(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} cannot be read ({error!r}): fit the statistics again") from error
+    raise BundleError(f"{path} gives the dimension {content['dimension']}: fit the statistics again")
+
+
+def _check_fit(
+    towers: Mapping[str, TowerSpec], heads: Mapping[str, Head], fusion: Fusion, structured: Mapping[str, Any] | None
+) -> None:
     if not towers or set(towers) != set(heads):
         raise BundleError(f"towers ({', '.join(towers)}) and heads ({', '.join(heads)}) must be of the same modalities")
     for modality, head in heads.items():
@@ -156,6 +180,12 @@ def _check_fit(towers: Mapping[str, TowerSpec], heads: Mapping[str, Head], fusio
         raise BundleError(f"heads give vectors of different dimensions {shared}: train them together")
     if not set(fusion.modalities) <= set(heads):
         raise BundleError(f"fusion weighs {', '.join(fusion.modalities)}, but there are only heads for {', '.join(heads)}")
+    fitted = 0 if structured is None else structured["dimension"]
+    if fusion.structured_weight and fusion.structured_dimension != fitted:
+        raise BundleError(
+            f"fusion takes structured features of dimension {fusion.structured_dimension}, the bundle's have {fitted}: "
+            "fit their statistics"
+        )
 
 
 def write_bundle(
@@ -165,6 +195,7 @@ def write_bundle(
     fusion: Fusion,
     views: ViewSettings,
     training: Mapping[str, Any],
+    structured: Path | None = None,
 ) -> Bundle:
     """Write a bundle: into a folder beside `folder`, then renamed.
 
@@ -178,6 +209,7 @@ def write_bundle(
         fusion: how the modalities' vectors become one.
         views: view settings.
         training: figures of the training: JSON values.
+        structured: folder of the fitted transform of structured columns.
 
     Raises:
         BundleError: the parts don't fit together, or something else lies at `folder`.
@@ -186,7 +218,7 @@ def write_bundle(
         specs = {m: TowerSpec.from_json((source / SPEC_FILE).read_text("utf-8")) for m, source in towers.items()}
     except FileNotFoundError as error:
         raise BundleError(f"{error.filename} is missing: build the tower first") from error
-    _check_fit(specs, heads, fusion)
+    _check_fit(specs, heads, fusion, None if structured is None else _read_statistics(structured))
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -195,6 +227,8 @@ def write_bundle(
         (temporary / "heads").mkdir()
         for modality in towers:
             heads[modality].to_npz(temporary / "heads" / f"{modality}.npz")
+        if structured is not None:
+            shutil.copytree(structured, temporary / STRUCTURED_FOLDER, copy_function=shutil.copyfile)
         content: dict[str, Any] = {
             "format": FORMAT,
             "towers": {modality: json.loads(spec.to_json()) for modality, spec in specs.items()},
@@ -231,5 +265,9 @@ def _move(temporary: Path, folder: Path, digest: str) -> None:
 def _hash_of(content: Mapping[str, Any]) -> str:
     """Hash all but the figures; the order of the fusion's weights counts, that of other keys does not."""
     told = {key: value for key, value in content.items() if key not in ("training", "hash")}
+    statistics = f"{STRUCTURED_FOLDER}/{STATISTICS_FILE}"
+    told["files"] = {
+        name: entry for name, entry in told["files"].items() if name == statistics or not _has_structured([name])
+    }
     told["fusion"] = {**told["fusion"], "order": list(told["fusion"]["weights"])}
     return hash_content(told)
