@@ -143,7 +143,7 @@ def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
         fusion=Fusion.from_json(content["fusion"]),
         views=ViewSettings(**content["views"]),
         training=content["training"],
-        structured=_read_statistics(folder / STRUCTURED_FOLDER) if _has_structured(content["files"]) else None,
+        structured=read_statistics(folder / STRUCTURED_FOLDER) if _has_structured(content["files"]) else None,
     )
     _check_fit(bundle.towers, bundle.heads, bundle.fusion, bundle.structured)
     return bundle
@@ -153,7 +153,12 @@ def _has_structured(files: Iterable[str]) -> bool:
     return any(name.startswith(f"{STRUCTURED_FOLDER}/") for name in files)
 
 
-def _read_statistics(folder: Path) -> dict[str, Any]:
+def read_statistics(folder: Path) -> dict[str, Any]:
+    """Return what was fitted of structured columns, from the folder of their transform.
+
+    Raises:
+        BundleError: the folder does not say it, or without a `dimension`.
+    """
     path = folder / STATISTICS_FILE
     try:
         content = json.loads(path.read_bytes())
@@ -218,7 +223,7 @@ def write_bundle(
         specs = {m: TowerSpec.from_json((source / SPEC_FILE).read_text("utf-8")) for m, source in towers.items()}
     except FileNotFoundError as error:
         raise BundleError(f"{error.filename} is missing: build the tower first") from error
-    _check_fit(specs, heads, fusion, None if structured is None else _read_statistics(structured))
+    _check_fit(specs, heads, fusion, None if structured is None else read_statistics(structured))
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:

@@ -115,12 +115,11 @@ class Fusion:
         share = self.structured_weight
         if not share:
             return fused
-        if np.shape(structured) != (len(fused), self.structured_dimension):
-            raise FusionError(
-                f"structured features have shape {np.shape(structured)}; the fusion takes {(len(fused), self.structured_dimension)}"
-            )
-        there = fused.any(axis=1, keepdims=True)
-        beside = np.where(there, np.asarray(structured, np.float32), np.float32(0))
+        values = np.zeros((0, 0), np.float32) if structured is None else np.asarray(structured, np.float32)
+        taken = (len(fused), self.structured_dimension)
+        if values.shape != taken:
+            raise FusionError(f"structured features have shape {values.shape}; the fusion takes {taken}")
+        beside = np.where(fused.any(axis=1, keepdims=True), values, np.float32(0))
         return _unit(np.hstack([np.float32(math.sqrt(1 - share)) * fused, np.float32(math.sqrt(share)) * beside]))
 
     def _fuse(self, vectors: Mapping[str, Float32], present: Mapping[str, Mask]) -> Float32:
@@ -138,8 +137,9 @@ class Fusion:
     def query(self, vectors: Mapping[str, Float32], present: Mapping[str, Mask]) -> Float32:
         """Make queries' vectors comparable with fused ones: float32[N, dimension(d)], unit norm.
 
-        Takes vectors as `fuse` does; structured features are zero. A modality that products are not fused from counts where a query has no other
-        (a text still finds pictures in an index of pictures). A query without anything is zero.
+        Takes vectors as `fuse` does; structured features are zero. A modality that products are not fused from counts
+        where a query has no other (a text still finds pictures in an index of pictures). A query without anything is
+        zero.
         """
         d = _shared_dimension(vectors)
         rows = len(next(iter(vectors.values())))

@@ -22,20 +22,20 @@ import numpy as np
 import pyarrow as pa
 
 from encoders.bundle import Bundle, ViewSettings, write_bundle
-from encoders.fusion import Fusion
 from encoders.presets import build_tower
 from encoders.towers import Modality, TowerSpec
 from encoders.training import TrainingSettings, train_heads
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, stages, storage
-from pipelines.bundles import adopt, localise, open_at
-from pipelines.config import Config, fusion_weights
+from pipelines.bundles import adopt, fusion_for, localise, open_at
+from pipelines.config import Config
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.features import FeatureReader, Space, stored
 from pipelines.ingest import COLUMNS
 from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, Index, order_of, write_json
 from pipelines.plan import unit_id
 from pipelines.runner import run_pipeline
+from pipelines.statistics import find_settings, fit_statistics
 from transforms.phrases import ShopWords, find_roles, phrases_of, pool_phrases, product_attributes
 
 PHRASES_PER_PRODUCT = 8
@@ -240,6 +240,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     """
     towers, views = ensure_towers(config), ViewSettings(seed=config.seed)
     job = stages.open_job(config, "train", towers, views, None, None, flags)
+    find_settings(job)  # what it refuses is refused before anything is encoded
     for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
         stage(job)
     products = read_products(job)
@@ -250,14 +251,15 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     with tempfile.TemporaryDirectory() as temporary:
         data, sizes = training_data(job, products, Path(temporary))
         trained = train_heads(data, {modality: spec.dimension for modality, (_, spec) in used.items()}, settings)
-        weights = {m: weight for m, weight in fusion_weights(config).items() if m in used}
+        structured = fit_statistics(job, Path(temporary) / "structured")
         bundle = write_bundle(
             Path(config.bundle) if config.bundle else Path(temporary) / "bundle",
             {modality: localise(folder) for modality, (folder, _) in used.items()},
             trained.heads,
-            Fusion(config.fusion, weights),
+            fusion_for(config, tuple(used), structured),
             views,
             {**trained.figures, **sizes},
+            structured,
         )
         own = adopt(bundle, Index(config.index))
     _report(trained.figures)

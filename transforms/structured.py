@@ -80,16 +80,9 @@ def prepare(columns: pa.StructArray, settings: StructuredSettings) -> pa.RecordB
     Returns:
         N rows: float32 of numbers, NaN where missing; binary of tokens, UTF-8 on one line, empty where missing.
     """
-    there = {field.name: columns.field(number) for number, field in enumerate(columns.type)}
-    valid = columns.is_valid()
-    arrays = []
-    for name in settings.columns:
-        column = there.get(name)
-        if column is None:
-            column = pa.nulls(len(columns), pa.string())
-        elif columns.null_count:
-            column = pc.if_else(valid, column, None)
-        arrays.append(_numbers(column) if name in NUMBERS else _tokens(column))
+    there = dict(zip((field.name for field in columns.type), columns.flatten(), strict=True))
+    nothing = pa.nulls(len(columns), pa.string())
+    arrays = [(_numbers if name in NUMBERS else _tokens)(there.get(name, nothing)) for name in settings.columns]
     return pa.record_batch(arrays, list(settings.columns))
 
 
