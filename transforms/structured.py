@@ -40,6 +40,7 @@ VERSION = 1
 STATISTICS_FILE, GRAPH_FOLDER = "statistics.json", "transform_fn"
 OUTPUT = "structured"
 LIST_ENTRIES, TOKEN_CHARACTERS = 3, 200
+BLOCK_ROWS = 1_024
 CLIP, BUCKET_SHARE, MISSING = 2.0, 0.25, 0.5
 _NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
 # Written as one line of a vocabulary's file: TFT drops what has a line break, without a word.
@@ -194,8 +195,14 @@ class StructuredTransform:
             self._graph = tf.saved_model.load(str(folder / GRAPH_FOLDER))
 
     def __call__(self, columns: pa.StructArray) -> np.ndarray:
-        """Return the vectors of products' columns (see `prepare`): float32[N, S], unit norm, never NaN."""
-        return np.asarray(self._outputs(prepare(columns, self.settings))[OUTPUT], np.float32)
+        """Return the vectors of products' columns (see `prepare`): float32[N, S], unit norm, never NaN.
+
+        Rows are filled up to whole blocks: the last few of a batch would take another path through the processor, and
+        a vector differ in its last bits by where its row stands.
+        """
+        batch = prepare(columns, self.settings)
+        filled = [batch, prepare(pa.array([{}] * (-len(batch) % BLOCK_ROWS), pa.struct([])), self.settings)]
+        return np.asarray(self._outputs(pa.concat_batches(filled))[OUTPUT], np.float32)[: len(batch)]
 
     def _outputs(self, batch: pa.RecordBatch) -> dict[str, np.ndarray]:
         tf = self._tf
