@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ TYPES = pa.struct(
     [("price", pa.float64()), ("rating", pa.string()), ("review_count", pa.int64()), ("category", pa.list_(pa.string())),
      ("brand", pa.string())]
 )  # fmt: skip
-ODD_BRANDS = ("line\nbreak", "carriage\rreturn", "a\ttab", "back\\slash", "back\\nslash", "next\x85line\u2028end", "nul\0", "丝绸")
+ODD_BRANDS = (
+    "line\nbreak", "carriage\rreturn", "a\ttab", "back\\slash", "back\\nslash", "next\x85line\u2028end", "nul\0", "丝绸",
+)  # fmt: skip
 MISSING_ROW: dict[str, Any] = dict.fromkeys(STRUCTURED_COLUMNS)
 
 
@@ -55,7 +58,7 @@ def fit(folder: Path, rows: Sequence[dict[str, Any]], settings: StructuredSettin
     folder.mkdir()
     paths = []
     edges = np.linspace(0, len(rows), files + 1).astype(int)
-    for number, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (start, stop) in enumerate(itertools.pairwise(edges.tolist())):
         paths.append(str(folder / f"{number}.parquet"))
         pq.write_table(pa.table({"columns": struct(rows[start:stop])}), paths[-1], row_group_size=16)
     fit_transform(paths, settings, str(folder / "work"), folder / "out", [])
