@@ -7,7 +7,7 @@ vector depend on nothing but its features and the bundle. Peak memory is one par
 65,536 x 3 kB = 200 MB for two modalities of 256 dimensions.
 
 Structured columns go through the bundle's transform where they have a weight; it takes TensorFlow, is loaded once a
-worker, and takes about 1 ms a block. Their vectors are then a column of their own, as those of the modalities are.
+worker, and takes about 3 ms a block. Their vectors are then a column of their own, as those of the modalities are.
 Without a weight nothing of this happens.
 """
 
