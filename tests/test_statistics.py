@@ -18,9 +18,10 @@ from conftest import SHARED, product, write_shards
 from catalogue_lookup import open_index
 from encoders.bundle import Bundle, open_bundle
 from encoders.heads import Head
+from pipelines import stages
 from pipelines.bundles import own_bundle
 from pipelines.config import Config, ConfigError, read_config
-from pipelines.layout import Index
+from pipelines.layout import Index, read_json
 from pipelines.run import Report, run
 from pipelines.train import train
 from transforms.structured import load_transform
@@ -52,18 +53,12 @@ class Shop:
     weighed: Report
 
     def bundle(self, report: Report) -> Bundle:
-        manifest = pa_json(self.index / "versions" / report.version / "manifest.json")
+        manifest = read_json(str(self.index / "versions" / report.version / "manifest.json"))
         return open_bundle(self.index / "bundles" / manifest["bundle"])
 
     def vectors(self, report: Report) -> pa.Table:
         folder = self.index / "versions" / report.version / "vectors"
         return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
-
-
-def pa_json(path: Path) -> dict[str, Any]:
-    import json
-
-    return dict(json.loads(path.read_text("utf-8")))
 
 
 def settings(index: Path, catalogue: str, **changes: Any) -> Config:
@@ -160,13 +155,28 @@ def test_refitting_an_unchanged_catalogue_gives_the_same_bundle_and_keeps_the_ve
     shop: Shop, copy: Callable[..., Config], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
+    bundle = shop.bundle(shop.weighed)
+    towers = {m: (str(bundle.folder / "towers" / m), spec) for m, spec in bundle.towers.items()}
+    begun = stages.open_job(copy(), "statistics", towers, bundle.views, None, bundle.hash)
+    stages.ingest(begun)
     report = run(copy(refit_statistics=True))
+    assert f"going on with the unfinished run {begun.run.id}" in caplog.text
     assert report.version == shop.weighed.version
     assert "nothing to do" in caplog.text
     folder = Path(copy().index)
     assert len(list((folder / "versions").iterdir())) == 2
     assert len(list((folder / "bundles").glob("*/bundle.json"))) == 2
     assert {path.name for path in (folder / "runs").iterdir()} == {shop.plain.version, shop.weighed.version}
+
+
+def test_the_same_bundle_gives_the_same_bytes_again(shop: Shop, copy: Callable[..., Config]) -> None:
+    folder, version = Path(copy().index), shop.weighed.version
+    names = {path.name for path in (folder / "versions" / version / "vectors").iterdir()}
+    shutil.rmtree(folder / "versions" / version)
+    shutil.rmtree(folder / "runs" / version)
+    (folder / "CURRENT").write_text(f"{shop.plain.version}\n")
+    again = run(copy())
+    assert {path.name for path in (folder / "versions" / again.version / "vectors").iterdir()} == names
 
 
 def test_another_weight_makes_a_bundle_of_the_same_statistics_and_is_kept(
@@ -204,13 +214,29 @@ def test_flags_that_say_what_the_bundle_has_change_nothing(shop: Shop, copy: Cal
 def test_a_catalogue_that_lost_its_columns_is_told_and_indexed(
     copy: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bare = [{key: row[key] for key in ("sku", "name", "image")} for row in rows()]
-    report = run(copy(write_shards(tmp_path / "bare", bare, 100), text=["title"], max_reject_rate=1.0))
+    bare = [{key: row[key] for key in ("sku", "name", "image")} | {"structured_vector": "the shop's own"} for row in rows()]
+    report = run(copy(write_shards(tmp_path / "bare", bare, 100)))
     assert report.indexed == PRODUCTS
     assert "the bundle weighs structured columns, but the catalogue keeps none of them: all count as missing" in caplog.text
     found = Path(copy().index) / "versions" / report.version / "vectors"
     structured = np.array(pq.read_table(next(found.iterdir()))["structured_vector"].to_pylist())
     assert (structured == structured[0]).all()
+    with open_index(copy().index) as index:
+        assert index.search(product_id=ONE, k=1)[0].columns["structured_vector_"] == "the shop's own"
+
+
+def test_a_real_shop_s_prices_and_categories_are_fitted(real_data: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    asked = {"bundle": str(tiny_bundle), "refit_statistics": True, "weight": [f"structured={SHARE}"]}
+    catalogue = str(real_data / "retail" / "products.csv")
+    run(settings(tmp_path / "index", catalogue, **asked))
+    structured = open_bundle(Path(own_bundle(Index(str(tmp_path / "index"))) or "")).structured
+    assert structured is not None
+    assert structured["settings"]["columns"] == ["price", "category"]
+    assert {"furniture", "apparel", "electronics"} < set(structured["fitted"]["category"]["vocabulary"])
+    with open_index(tmp_path / "index") as index:
+        hit = index.search(text="mug", k=1, where="category in ('furniture', 'Furniture')")[0]
+        like = index.search(product_id=hit.product_id, k=5)
+        assert {one.columns["category"] for one in like} == {hit.columns["category"]}
 
 
 def no_columns(folder: Path) -> str:
