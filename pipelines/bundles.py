@@ -97,7 +97,7 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
     if weights.get(STRUCTURED) and structured is None:
         raise ConfigError(
             f"--weight {STRUCTURED}={weights[STRUCTURED]:g}: the bundle has no statistics of structured columns: fit them "
-            "with run --refit-statistics, if the catalogue has such columns"
+            "with run --refit-statistics"
         )
     dimension = 0 if structured is None else read_statistics(structured)["dimension"]
     return Fusion(config.fusion or (DEFAULT_FUSION if base is None else base.kind), weights, dimension)  # type: ignore[arg-type]

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from encoders.bundle import Bundle
+from encoders.fusion import STRUCTURED
 from pipelines import stages, storage
 from pipelines.bundles import adopt, derive, open_at, own_bundle
-from pipelines.config import Config
+from pipelines.catalogue import inspect, list_shards
+from pipelines.config import Config, given_weights
 from pipelines.layout import Index, read_json
 from pipelines.stages import Job
 from pipelines.statistics import find_settings, refit_statistics
@@ -78,6 +80,10 @@ def resolve_bundle(config: Config, flags: Sequence[str]) -> Bundle:
     """Return the bundle of a run, in the index: the one given, with the fusion asked for, or one trained now."""
     given = given_bundle(config)
     if given is not None:
+        share = given_weights(config).get(STRUCTURED, 0.0)
+        if share and share != given.fusion.structured_weight:
+            # What the catalogue has no columns for is refused before the index has another bundle.
+            find_settings(inspect(list_shards(config.catalogue), stages.catalogue_options(config)), config)
         return derive(given, Index(config.index), config)
     _log.info("the index has no bundle yet: training a default one on this catalogue first")
     from pipelines.train import train
@@ -91,7 +97,7 @@ def open_run(config: Config, flags: Sequence[str]) -> tuple[Job, Bundle]:
     folder = storage.join(Index(config.index).bundles, bundle.hash)
     towers = {m: (storage.join(folder, "towers", m), spec) for m, spec in bundle.towers.items()}
     job = stages.open_job(config, "run", towers, bundle.views, folder, bundle.hash, flags)
-    if bundle.fusion.structured_weight and find_settings(job) is None:
+    if bundle.fusion.structured_weight and find_settings(job.schema, config) is None:
         _log.warning("the bundle weighs structured columns, but the catalogue keeps none of them: all count as missing")
     return job, bundle
 

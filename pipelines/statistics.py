@@ -28,7 +28,8 @@ from encoders.bundle import STATISTICS_FILE, Bundle
 from encoders.fusion import STRUCTURED
 from pipelines import stages, storage
 from pipelines.bundles import derive, localise
-from pipelines.config import Config, ConfigError, fusion_weights
+from pipelines.catalogue import CatalogueSchema
+from pipelines.config import Config, ConfigError, given_weights
 from pipelines.ingest import COLUMNS
 from pipelines.layout import Index, write_json
 from pipelines.runner import run_pipeline
@@ -39,17 +40,17 @@ BATCH_ROWS = 8_192
 _log = logging.getLogger(__name__)
 
 
-def find_settings(job: stages.Job) -> StructuredSettings | None:
-    """Return what can be fitted on a job's catalogue, None where it keeps no structured column.
+def find_settings(schema: CatalogueSchema, config: Config) -> StructuredSettings | None:
+    """Return what can be fitted on a catalogue, None where it keeps no structured column.
 
     Raises:
         ConfigError: it keeps none, and `--weight structured=` asks for them.
     """
-    names = job.schema.kept.names
+    names = schema.kept.names
     settings = StructuredSettings.of(names)
-    if settings is None and fusion_weights(job.config)[STRUCTURED]:
+    if settings is None and given_weights(config).get(STRUCTURED):
         raise ConfigError(
-            f"--weight {STRUCTURED}={job.config.weight[STRUCTURED]}: the catalogue keeps none of the columns "
+            f"--weight {STRUCTURED}={config.weight[STRUCTURED]}: the catalogue keeps none of the columns "
             f"{', '.join(STRUCTURED_COLUMNS)} (it keeps {', '.join(names) or 'none'}): map one with --column price=COLUMN"
         )
     return settings
@@ -132,7 +133,7 @@ def fit_statistics(job: stages.Job, folder: Path) -> Path | None:
     Raises:
         ConfigError: as `find_settings`.
     """
-    settings = find_settings(job)
+    settings = find_settings(job.schema, job.config)
     if settings is None:
         return None
     files = [path for part in job.partitions() if storage.exists(path := job.run.products(part))]
@@ -155,7 +156,7 @@ def refit_statistics(config: Config, bundle: Bundle, flags: Sequence[str]) -> Bu
     source = storage.join(index.bundles, bundle.hash)
     towers = {m: (storage.join(source, "towers", m), spec) for m, spec in bundle.towers.items()}
     job = stages.open_job(config, "statistics", towers, bundle.views, None, bundle.hash, flags)
-    if find_settings(job) is None:
+    if find_settings(job.schema, config) is None:
         raise ConfigError(
             f"--refit-statistics: the catalogue keeps none of the columns {', '.join(STRUCTURED_COLUMNS)}: map one with "
             "--column price=COLUMN"

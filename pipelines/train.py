@@ -240,7 +240,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     """
     towers, views = ensure_towers(config), ViewSettings(seed=config.seed)
     job = stages.open_job(config, "train", towers, views, None, None, flags)
-    find_settings(job)  # what it refuses is refused before anything is encoded
+    find_settings(job.schema, config)  # what it refuses is refused before anything is encoded
     for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
         stage(job)
     products = read_products(job)

@@ -221,6 +221,11 @@ def test_a_catalogue_that_lost_its_columns_is_told_and_indexed(
     found = Path(copy().index) / "versions" / report.version / "vectors"
     structured = np.array(pq.read_table(next(found.iterdir()))["structured_vector"].to_pylist())
     assert (structured == structured[0]).all()
+    own = own_bundle(Index(copy().index))
+    for share in (0.5, SHARE):
+        with pytest.raises(ConfigError, match=f"--weight structured={share}: the catalogue keeps none of the columns"):
+            run(copy(f"{tmp_path}/bare/*.parquet", weight=[f"structured={share}"]))
+    assert own_bundle(Index(copy().index)) == own
     with open_index(copy().index) as index:
         assert index.search(product_id=ONE, k=1)[0].columns["structured_vector_"] == "the shop's own"
 
@@ -244,14 +249,16 @@ def no_columns(folder: Path) -> str:
     return write_shards(folder, made, 100)
 
 
-def test_a_weight_without_statistics_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_a_weight_without_statistics_or_columns_is_refused(shop: Shop, tmp_path: Path, tiny_bundle: Path) -> None:
     catalogue = no_columns(tmp_path / "catalogue")
     with pytest.raises(ConfigError, match=r"--weight structured=0.2: the bundle has no statistics of structured columns: fit "
-                                          r"them with run --refit-statistics, if the catalogue has such columns"):  # fmt: skip
-        run(settings(tmp_path / "index", catalogue, bundle=str(tiny_bundle), weight=["structured=0.2"]))
-    with pytest.raises(ConfigError, match=r"--weight structured=0.2: the catalogue keeps none of the columns price, rating, "
-                                          r"review_count, category, brand \(it keeps title\): map one with"):  # fmt: skip
-        run(settings(tmp_path / "index", catalogue, bundle=str(tiny_bundle), weight=["structured=0.2"], refit_statistics=True))
+                                          r"them with run --refit-statistics"):  # fmt: skip
+        run(settings(tmp_path / "index", shop.catalogue, bundle=str(tiny_bundle), weight=["structured=0.2"]))
+    for refit in (False, True):
+        asked = {"bundle": str(tiny_bundle), "weight": ["structured=0.2"], "refit_statistics": refit}
+        with pytest.raises(ConfigError, match=r"--weight structured=0.2: the catalogue keeps none of the columns price, rating, "
+                                              r"review_count, category, brand \(it keeps title\): map one with"):  # fmt: skip
+            run(settings(tmp_path / "index", catalogue, **asked))
     with pytest.raises(ConfigError, match=r"--refit-statistics: the catalogue keeps none of the columns price"):
         run(settings(tmp_path / "index", catalogue, bundle=str(tiny_bundle), refit_statistics=True))
     assert not (tmp_path / "index" / "versions").exists()
