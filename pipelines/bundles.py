@@ -116,7 +116,7 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
     fusion = fusion_for(config, tuple(bundle.towers), structured or own, bundle.fusion)
     if structured is None and fusion == bundle.fusion:
         return bundle
-    if fusion != bundle.fusion:
+    if (fusion.kind, fusion.weights) != (bundle.fusion.kind, bundle.fusion.weights):
         _log.info(
             "fusion %s in place of the bundle's %s: a new bundle of the same towers and heads; nothing is encoded again",
             _shown(fusion), _shown(bundle.fusion),
