@@ -3,8 +3,11 @@
     bundle.json                 what is inside: specifications, fusion, views, figures, files, hash
     towers/<modality>/          a tower each, as `encoders.presets` built it
     heads/<modality>.npz        the head of each
+    structured/                 the fitted transform of structured columns, where there is one
 
-The hash covers all but the figures of the training: equal bundles have equal hashes wherever they were made.
+The hash covers all but the figures of the training: equal bundles have equal hashes wherever they were made. The bytes
+of a transform's graph differ between equal fits, so the hash covers what was fitted, `structured/statistics.json`, in
+place of them; they are checked like all files.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from encoders.towers import SPEC_FILE, Tower, TowerError, TowerSpec, load_tower
 
 FORMAT = 1
 BUNDLE_FILE = "bundle.json"
+STRUCTURED_FOLDER, STATISTICS_FILE = "structured", "statistics.json"
 
 
 class BundleError(ValueError):
@@ -52,6 +56,7 @@ class Bundle:
         fusion: how the modalities' vectors become one.
         views: what views of an item its modality's features are made of.
         training: figures of the training, for people.
+        structured: what was fitted of structured columns and the `dimension` of their vectors; None: nothing was.
     """
 
     folder: Path
@@ -61,6 +66,7 @@ class Bundle:
     fusion: Fusion
     views: Mapping[str, Views]
     training: Mapping[str, Any]
+    structured: Mapping[str, Any] | None = None
 
     @property
     def dimension(self) -> int:
@@ -120,13 +126,35 @@ def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
         fusion=Fusion.from_json(content["fusion"]),
         views={m: Views.from_json(content["views"][m]) for m in modalities},
         training=content["training"],
+        structured=read_statistics(folder / STRUCTURED_FOLDER) if _has_structured(content["files"]) else None,
     )
-    _check_fit(bundle.towers, bundle.heads, bundle.fusion, bundle.views)
+    _check_fit(bundle.towers, bundle.heads, bundle.fusion, bundle.views, bundle.structured)
     return bundle
 
 
+def _has_structured(files: Iterable[str]) -> bool:
+    return any(name.startswith(f"{STRUCTURED_FOLDER}/") for name in files)
+
+
+def read_statistics(folder: Path) -> dict[str, Any]:
+    """Return what was fitted of structured columns, from the folder of their transform.
+
+    Raises:
+        BundleError: the folder does not say it, or without a `dimension`.
+    """
+    path = folder / STATISTICS_FILE
+    try:
+        content = json.loads(path.read_bytes())
+        if int(content["dimension"]) > 0:
+            return dict(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} cannot be read ({error!r}): fit the statistics again") from error
+    raise BundleError(f"{path} gives the dimension {content['dimension']}: fit the statistics again")
+
+
 def _check_fit(
-    towers: Mapping[str, TowerSpec], heads: Mapping[str, Head], fusion: Fusion, views: Mapping[str, Views]
+    towers: Mapping[str, TowerSpec], heads: Mapping[str, Head], fusion: Fusion, views: Mapping[str, Views],
+    structured: Mapping[str, Any] | None,
 ) -> None:  # fmt: skip
     if not towers or set(towers) != set(heads):
         raise BundleError(f"towers ({', '.join(towers)}) and heads ({', '.join(heads)}) must be of the same modalities")
@@ -142,6 +170,12 @@ def _check_fit(
         raise BundleError(f"heads give vectors of different dimensions {shared}: train them together")
     if not set(fusion.modalities) <= set(heads):
         raise BundleError(f"fusion weighs {', '.join(fusion.modalities)}, but there are only heads for {', '.join(heads)}")
+    fitted = 0 if structured is None else structured["dimension"]
+    if fusion.structured_weight and fusion.structured_dimension != fitted:
+        raise BundleError(
+            f"fusion takes structured features of dimension {fusion.structured_dimension}, the bundle's have {fitted}: "
+            "fit their statistics"
+        )
 
 
 def write_bundle(
@@ -151,6 +185,7 @@ def write_bundle(
     fusion: Fusion,
     views: Mapping[str, Views],
     training: Mapping[str, Any],
+    structured: Path | None = None,
 ) -> Bundle:
     """Write a bundle: into a folder beside `folder`, then renamed.
 
@@ -164,6 +199,7 @@ def write_bundle(
         fusion: how the modalities' vectors become one.
         views: modality -> what views its features are made of; one view where it is not named.
         training: figures of the training: JSON values.
+        structured: folder of the fitted transform of structured columns.
 
     Raises:
         BundleError: the parts don't fit together, or something else lies at `folder`.
@@ -173,7 +209,7 @@ def write_bundle(
     except FileNotFoundError as error:
         raise BundleError(f"{error.filename} is missing: build the tower first") from error
     views = {modality: views.get(modality, Views()) for modality in specs}
-    _check_fit(specs, heads, fusion, views)
+    _check_fit(specs, heads, fusion, views, None if structured is None else read_statistics(structured))
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -182,6 +218,8 @@ def write_bundle(
         (temporary / "heads").mkdir()
         for modality in towers:
             heads[modality].to_npz(temporary / "heads" / f"{modality}.npz")
+        if structured is not None:
+            shutil.copytree(structured, temporary / STRUCTURED_FOLDER, copy_function=shutil.copyfile)
         content: dict[str, Any] = {
             "format": FORMAT,
             "towers": {modality: json.loads(spec.to_json()) for modality, spec in specs.items()},
@@ -218,5 +256,9 @@ def _move(temporary: Path, folder: Path, digest: str) -> None:
 def _hash_of(content: Mapping[str, Any]) -> str:
     """Hash all but the figures; the order of the fusion's weights counts, that of other keys does not."""
     told = {key: value for key, value in content.items() if key not in ("training", "hash")}
+    statistics = f"{STRUCTURED_FOLDER}/{STATISTICS_FILE}"
+    told["files"] = {
+        name: entry for name, entry in told["files"].items() if name == statistics or not _has_structured([name])
+    }
     told["fusion"] = {**told["fusion"], "order": list(told["fusion"]["weights"])}
     return hash_content(told)

@@ -14,6 +14,15 @@ and `max` as a product is; otherwise by weights), and q is compared with every m
     concatenation   [sqrt(w_m) q]_m, over its norm: the dot product with a product's vector is
                     sum_m w_m p_m v_m.q, over sqrt(sum_m w_m p_m) and sqrt(sum_m w_m)
     the others      q: the dot product is that with the sum, mean or maximum, over the norm of the latter
+
+Structured features (price, brand and so on) are no modality: they live in no shared space. With their unit vector s and
+their weight w, 0 <= w < 1, stands beside the unit vector z of any kind above, for a product and for a query:
+
+    product         [sqrt(1-w) z, sqrt(w) s]    of unit norm; the dot product of two is (1-w) z.z' + w s.s'
+    query           [q, 0]                      no text or picture has a price: the dot product is sqrt(1-w) q.z
+
+So by cosine, dot product or Euclidean distance queries rank products as without structured features, and "like this
+one", which takes a product's own vector, ranks by both. w = 0 adds no dimension.
 """
 
 from __future__ import annotations
@@ -30,6 +39,8 @@ FusionKind = Literal["concatenation", "weighted_sum", "mean", "max"]
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
+STRUCTURED = "structured"
+
 
 class FusionError(ValueError):
     """Fusion settings or vectors that do not fit together."""
@@ -37,10 +48,18 @@ class FusionError(ValueError):
 
 @dataclass(frozen=True)
 class Fusion:
-    """Say how the vectors of the modalities become one; `weights` are >= 0, in the order of concatenation."""
+    """Say how the vectors of the modalities become one.
+
+    Attributes:
+        kind: one of the formulas above.
+        weights: modality -> weight >= 0, in the order of concatenation; "structured" -> the share of structured
+            features, below 1, is among them where it is above 0.
+        structured_dimension: values of structured features; 0 where they have no weight.
+    """
 
     kind: FusionKind
     weights: Mapping[str, float]
+    structured_dimension: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(FusionKind):
@@ -50,31 +69,65 @@ class Fusion:
         for name, weight in weights.items():
             if not math.isfinite(weight) or weight < 0:
                 raise FusionError(f"fusion weight {weight} of '{name}' is not a finite number of 0 or more")
+        structured = weights.pop(STRUCTURED, 0.0)
         if not any(weights.values()):
             raise FusionError(f"no modality has a fusion weight above 0 ({weights}): give at least one a weight")
+        if structured >= 1:
+            raise FusionError(f"fusion weight {structured} of '{STRUCTURED}' is not below 1: it is a share of the whole")
+        if structured and self.structured_dimension < 1:
+            raise FusionError(f"'{STRUCTURED}' has the fusion weight {structured}, but there are no such features")
+        if structured:
+            weights[STRUCTURED] = structured
         object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "structured_dimension", self.structured_dimension if structured else 0)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Give the modalities with a weight above 0, in order."""
-        return tuple(name for name, weight in self.weights.items() if weight > 0)
+        return tuple(name for name, weight in self.weights.items() if weight > 0 and name != STRUCTURED)
+
+    @property
+    def structured_weight(self) -> float:
+        """Give the share of structured features."""
+        return self.weights.get(STRUCTURED, 0.0)
 
     def dimension(self, d: int) -> int:
         """Give the dimension of fused vectors where the shared space has d."""
-        return d * len(self.modalities) if self.kind == "concatenation" else d
+        return (d * len(self.modalities) if self.kind == "concatenation" else d) + self.structured_dimension
 
-    def fuse(self, vectors: Mapping[str, Float32], present: Mapping[str, Mask]) -> Float32:
+    def fuse(
+        self, vectors: Mapping[str, Float32], present: Mapping[str, Mask], structured: Float32 | None = None
+    ) -> Float32:
         """Fuse products' vectors, float32[N, d] a modality, where `present`, bool[N] a modality, says so.
 
         Returns float32[N, dimension(d)] of unit norm; a row without any modality is zero. A modality that is
         not in `vectors` is missing everywhere, one that is not in `present` is there everywhere; those
-        without a weight are left out. What stands in a missing row is never looked at.
+        without a weight are left out. What stands in a missing row is never looked at. `structured` is
+        float32[N, structured_dimension] of unit norm; it is taken only where it has a weight.
+
+        Raises:
+            FusionError: the shapes do not fit together.
         """
+        return self._beside(self._fuse(vectors, present), structured)
+
+    def _beside(self, fused: Float32, structured: Float32 | None) -> Float32:
+        """Put products' structured features beside their fused vectors; a row of zeros stays one."""
+        share = self.structured_weight
+        if not share:
+            return fused
+        values = np.zeros((0, 0), np.float32) if structured is None else np.asarray(structured, np.float32)
+        taken = (len(fused), self.structured_dimension)
+        if values.shape != taken:
+            raise FusionError(f"structured features have shape {values.shape}; the fusion takes {taken}")
+        beside = np.where(fused.any(axis=1, keepdims=True), values, np.float32(0))
+        return _unit(np.hstack([np.float32(math.sqrt(1 - share)) * fused, np.float32(math.sqrt(share)) * beside]))
+
+    def _fuse(self, vectors: Mapping[str, Float32], present: Mapping[str, Mask]) -> Float32:
         d = _shared_dimension(vectors)
         parts = {name: _masked(vectors, present, name) for name in self.modalities if name in vectors}
         rows = len(next(iter(vectors.values())))
         if self.kind == "concatenation":
-            fused = np.zeros((rows, self.dimension(d)), np.float32)
+            fused = np.zeros((rows, d * len(self.modalities)), np.float32)
             for index, name in enumerate(self.modalities):
                 if name in parts:
                     fused[:, index * d : (index + 1) * d] = math.sqrt(self.weights[name]) * parts[name][0]
@@ -84,8 +137,9 @@ class Fusion:
     def query(self, vectors: Mapping[str, Float32], present: Mapping[str, Mask]) -> Float32:
         """Make queries' vectors comparable with fused ones: float32[N, dimension(d)], unit norm.
 
-        Takes what `fuse` takes. A modality that products are not fused from counts where a query has no other
-        (a text still finds pictures in an index of pictures). A query without anything is zero.
+        Takes vectors as `fuse` does; structured features are zero. A modality that products are not fused from counts
+        where a query has no other (a text still finds pictures in an index of pictures). A query without anything is
+        zero.
         """
         d = _shared_dimension(vectors)
         rows = len(next(iter(vectors.values())))
@@ -99,20 +153,21 @@ class Fusion:
             substitute = _pool(pooling, dict.fromkeys(others, 1.0), others, rows, d)
             pooled = np.where(bare[:, None], substitute, pooled)
         pooled = _unit(pooled)
-        if self.kind != "concatenation":
-            return pooled
-        parts_of_q = [np.float32(math.sqrt(self.weights[name])) * pooled for name in self.modalities]
-        return _unit(np.concatenate(parts_of_q, axis=1))
+        if self.kind == "concatenation":
+            parts_of_q = [np.float32(math.sqrt(self.weights[name])) * pooled for name in self.modalities]
+            pooled = _unit(np.concatenate(parts_of_q, axis=1))
+        return np.pad(pooled, ((0, 0), (0, self.structured_dimension))) if self.structured_dimension else pooled
 
     def to_json(self) -> dict[str, Any]:
         """Give the settings as JSON values; the order of the weights is kept."""
-        return {"kind": self.kind, "weights": dict(self.weights)}
+        told: dict[str, Any] = {"kind": self.kind, "weights": dict(self.weights)}
+        return told | ({"structured_dimension": self.structured_dimension} if self.structured_dimension else {})
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Fusion:
         """Read what `to_json` gave; raises FusionError for what it could not have given."""
         try:
-            return cls(value["kind"], value["weights"])
+            return cls(value["kind"], value["weights"], value.get("structured_dimension", 0))
         except (KeyError, TypeError, AttributeError) as error:
             raise FusionError(f"fusion settings {dict(value)!r} need 'kind' and 'weights'") from error
 

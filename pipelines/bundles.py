@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
-from encoders.bundle import Bundle, open_bundle
+from encoders.bundle import STRUCTURED_FOLDER, Bundle, open_bundle, read_statistics, write_bundle
+from encoders.fusion import STRUCTURED, Fusion
 from pipelines import storage
+from pipelines.config import DEFAULT_FUSION, DEFAULT_WEIGHTS, Config, ConfigError, given_weights
 from pipelines.layout import Index
 
 LATEST = "LATEST"
+
+_log = logging.getLogger(__name__)
 
 
 def localise(folder: str) -> Path:
@@ -68,3 +74,59 @@ def adopt(bundle: Bundle, index: Index) -> str:
 def open_at(folder: str) -> Bundle:
     """Open the bundle at a path or URI, its hash checked."""
     return open_bundle(localise(folder))
+
+
+def fusion_for(config: Config, modalities: Collection[str], structured: Path | None, base: Fusion | None = None) -> Fusion:
+    """Return the fusion that the configuration asks for.
+
+    Args:
+        config: settings; what they do not give is as in `base`, or the default.
+        modalities: modalities that the bundle has towers for; weights of others have no effect.
+        structured: folder of the fitted transform of structured columns.
+        base: fusion of the bundle that another one is made of.
+
+    Raises:
+        ConfigError: structured columns have a weight and no statistics.
+        FusionError: no modality has a weight.
+    """
+    given = given_weights(config)
+    weights = (DEFAULT_WEIGHTS if base is None else dict(base.weights)) | given
+    weights = {name: weight for name, weight in weights.items() if name in modalities or name == STRUCTURED}
+    for name in sorted(given.keys() - weights.keys()):
+        _log.warning("--weight %s=%s has no effect: the bundle has no %s tower", name, config.weight[name], name)
+    if weights.get(STRUCTURED) and structured is None:
+        raise ConfigError(
+            f"--weight {STRUCTURED}={weights[STRUCTURED]:g}: the bundle has no statistics of structured columns: fit them "
+            "with run --refit-statistics"
+        )
+    dimension = 0 if structured is None else read_statistics(structured)["dimension"]
+    return Fusion(config.fusion or (DEFAULT_FUSION if base is None else base.kind), weights, dimension)  # type: ignore[arg-type]
+
+
+def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None = None) -> Bundle:
+    """Return the bundle that the configuration makes of another one, as the index's own.
+
+    It has the same towers and heads, so nothing is encoded again; the fusion that the configuration asks for, and
+    other statistics of structured columns where a folder of them is given. Where neither differs, it is the same bundle.
+
+    Raises:
+        ConfigError: structured columns have a weight and no statistics.
+    """
+    own = bundle.folder / STRUCTURED_FOLDER if bundle.structured is not None else None
+    fusion = fusion_for(config, tuple(bundle.towers), structured or own, bundle.fusion)
+    if structured is None and fusion == bundle.fusion:
+        return bundle
+    if (fusion.kind, fusion.weights) != (bundle.fusion.kind, bundle.fusion.weights):
+        _log.info(
+            "fusion %s in place of the bundle's %s: a new bundle of the same towers and heads; nothing is encoded again",
+            _shown(fusion), _shown(bundle.fusion),
+        )  # fmt: skip
+    towers = {modality: bundle.folder / "towers" / modality for modality in bundle.towers}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "bundle"
+        made = write_bundle(folder, towers, bundle.heads, fusion, bundle.views, bundle.training, structured or own)
+        return open_at(adopt(made, index))
+
+
+def _shown(fusion: Fusion) -> str:
+    return f"{fusion.kind} ({', '.join(f'{name} {weight:g}' for name, weight in fusion.weights.items())})"

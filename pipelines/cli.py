@@ -17,6 +17,7 @@ from pipelines.config import (
     BUILD_SETTINGS,
     CATALOGUE_SETTINGS,
     PREVIEW_SETTINGS,
+    RUN_SETTINGS,
     TRAINING_SETTINGS,
     Config,
     ConfigError,
@@ -55,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     command("train", "encode features where they are missing, fit heads, write a bundle",
             (*where, *CATALOGUE_SETTINGS, *TRAINING_SETTINGS))  # fmt: skip
     job = (*where, *CATALOGUE_SETTINGS, *BUILD_SETTINGS)
-    command("run", "bring a catalogue into a published index; skips what is there", (*job, *TRAINING_SETTINGS))
+    command("run", "bring a catalogue into a published index; skips what is there",
+            (*job, *RUN_SETTINGS, *TRAINING_SETTINGS))  # fmt: skip
     for stage, does in (
         ("ingest", "read, validate and key the catalogue"),
         ("encode", "encode what the feature store lacks"),

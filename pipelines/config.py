@@ -17,6 +17,9 @@ METRICS = ("angular", "euclidean", "manhattan", "dot")
 POOLINGS = ("mean", "concatenation")
 FORMATS = ("auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "merchant", "shopify", "woocommerce")
 FUSIONS = ("concatenation", "weighted_sum", "mean", "max")
+DEFAULT_FUSION = "concatenation"
+MODALITIES = ("picture", "text")
+DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "structured": 0.0}
 
 
 class ConfigError(ValueError):
@@ -80,10 +83,13 @@ class Config:
     cross_language: bool = setting(False, "let Chinese and English shop words stand for one another in text views")
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
-    fusion: Literal["concatenation", "weighted_sum", "mean", "max"] = setting(
-        "concatenation", "how the vectors of a product's modalities become one"
+    fusion: Literal["concatenation", "weighted_sum", "mean", "max"] | None = setting(
+        None, "how the vectors of a product's modalities become one (default: the bundle's; trained: concatenation)"
     )
-    weight: Mapping[str, str] = setting({}, "weight of a modality in the fused vector: picture=0.5")
+    weight: Mapping[str, str] = setting(
+        {}, "weight of a modality in the fused vector, picture=0.5, or share of structured columns, structured=0.2"
+    )
+    refit_statistics: bool = setting(False, "fit the statistics of structured columns anew on this catalogue first")
     phrases: tuple[str, ...] = setting((), "columns that training makes phrases from (default: found by their names)")
     max_training_products: int = setting(200_000, "products that heads are trained on, at most")
     max_phrases: int = setting(20_000, "distinct phrases encoded for training, at most")
@@ -102,6 +108,7 @@ CATALOGUE_SETTINGS = (
     "catalogue", "format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "max_reject_rate",
     "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
+RUN_SETTINGS = ("refit_statistics",)
 BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish")
 VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation", "text_operation", "synonyms",
                  "cross_language")
@@ -139,13 +146,18 @@ def add_flags(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
             metavar = "NAME=VALUE" if base is Mapping else name.upper()
             parser.add_argument(flag(name), action="append", metavar=metavar, **options)
         else:
-            choices = get_args(kind) if get_origin(kind) is Literal else None
+            choices = _choices(kind)
             shape = None if choices else {int: "N", float: "X", str: name.upper()}[base]
             parser.add_argument(flag(name), type=base, choices=choices, metavar=shape, **options)
 
 
+def _choices(kind: Any) -> tuple[str, ...] | None:
+    kind = next((part for part in get_args(kind) if get_origin(part) is Literal), kind)
+    return get_args(kind) if get_origin(kind) is Literal else None
+
+
 def _base_type(kind: Any) -> Any:
-    if get_origin(kind) is Literal:
+    if _choices(kind):
         return str
     if type(None) in get_args(kind):
         kind = next(part for part in get_args(kind) if part is not type(None))
@@ -227,30 +239,40 @@ def check(config: Config) -> Config:
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
     for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS)):
-        if getattr(config, name) not in allowed:
+        if getattr(config, name) not in (*allowed, SETTINGS[name].default):
             raise ConfigError(f"{flag(name)} is '{getattr(config, name)}'; it may be {', '.join(allowed)}")
     if config.views > 1 and config.view_pooling != "mean":
         raise ConfigError("--views takes views apart to train on them: it goes with --view-pooling mean only")
-    weights = fusion_weights(config)
-    if sum(weights.values()) == 0:
+    if not any(fusion_weights(config)[name] for name in MODALITIES):
         raise ConfigError("--weight leaves no modality with a weight above 0")
     return config
 
 
-def fusion_weights(config: Config) -> dict[str, float]:
-    """Return the weight of each modality, in the order of the fused vector.
+def given_weights(config: Config) -> dict[str, float]:
+    """Return the weights that the configuration gives, by modality; "structured" is the share of structured columns.
 
     Raises:
-        ConfigError: an unknown modality, or a weight that is no finite non-negative number.
+        ConfigError: an unknown modality, or a weight that is no finite non-negative number, or a share of 1 or more.
     """
-    weights = {"picture": 0.4, "text": 0.6}
+    weights: dict[str, float] = {}
     for name, text in config.weight.items():
-        if name not in weights:
-            raise ConfigError(f"--weight names the modality '{name}'; it may be {', '.join(weights)}")
+        if name not in DEFAULT_WEIGHTS:
+            raise ConfigError(f"--weight names the modality '{name}'; it may be {', '.join(DEFAULT_WEIGHTS)}")
         try:
             weights[name] = float(text)
         except ValueError:
             raise ConfigError(f"--weight {name}={text} is not a number") from None
         if not 0 <= weights[name] < float("inf"):
             raise ConfigError(f"--weight {name}={text} must be finite and not negative")
+        if name not in MODALITIES and weights[name] >= 1:
+            raise ConfigError(f"--weight {name}={text} must be below 1: it is a share of the fused vector")
     return weights
+
+
+def fusion_weights(config: Config) -> dict[str, float]:
+    """Return the weight of each modality of a bundle that is trained, in the order of the fused vector.
+
+    Raises:
+        ConfigError: as `given_weights`.
+    """
+    return DEFAULT_WEIGHTS | given_weights(config)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from encoders.fusion import STRUCTURED
 from pipelines.layout import ORDER, PRODUCT_ID, VECTOR, modality_vector
 from pipelines.recall import VectorsFile, open_vectors
 
@@ -45,7 +46,7 @@ def write_items(files: Sequence[VectorsFile], modalities: Sequence[str], path: P
 
 
 def _item_tables(files: Sequence[VectorsFile], modalities: Sequence[str]) -> Iterator[pa.Table]:
-    hidden = {ORDER, PRODUCT_ID, VECTOR, *(modality_vector(modality) for modality in modalities)}
+    hidden = {ORDER, PRODUCT_ID, VECTOR, *(modality_vector(name) for name in (*modalities, STRUCTURED))}
     schema: pa.Schema | None = None
     last = (-1, "")
     for file in files:

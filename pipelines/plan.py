@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -143,7 +143,7 @@ def plan_partition(partition: Partition, settings: PlanSettings) -> dict[str, An
             _plan_modality(rows, keys, space, partition, settings, counts)
         counts["products"] = rows.num_rows
         names = [ORDER, PRODUCT_ID, SHARD, ROW, "text", *(f"{m}_{KEY}" for m in settings.spaces), COLUMNS]
-        ranges.write_table(settings.run.products(partition), rows.select(names))
+        counts["file"] = asdict(ranges.write_table(settings.run.products(partition), rows.select(names)))
     rejects.write(settings.run.rejects("plan", partition.name))
     counts["rejected"] = rejects.counts()
     write_json(done, counts)

@@ -3,7 +3,8 @@
     catalogue-index run --catalogue 'shop/*.parquet' --index DIR
 
 What is there already is skipped: features by their keys, elements and stages by their markers, and the whole run
-where catalogue, settings and bundle are those of the published version.
+where catalogue, settings and bundle are those of the published version: known at once where the files are, else when
+PLAN has looked at the pictures.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from encoders.bundle import Bundle
+from encoders.fusion import STRUCTURED
 from pipelines import stages, storage
-from pipelines.bundles import adopt, open_at, own_bundle
-from pipelines.config import Config
+from pipelines.bundles import adopt, derive, open_at, own_bundle
+from pipelines.catalogue import inspect, list_shards
+from pipelines.config import Config, given_weights
 from pipelines.layout import Index, read_json
 from pipelines.stages import Job
+from pipelines.statistics import find_settings, refit_statistics
+from pipelines.unchanged import current_of_same_plan, current_of_same_products
 
 _log = logging.getLogger(__name__)
 
@@ -67,14 +72,24 @@ class Report:
             yield f"{name}: {path}"
 
 
-def resolve_bundle(config: Config, flags: Sequence[str]) -> Bundle:
-    """Return the bundle of a run, in the index: the one asked for, the index's own, or one trained now."""
+def given_bundle(config: Config) -> Bundle | None:
+    """Return the bundle that the configuration asks for, else the index's own; None where there is neither."""
     index = Index(config.index)
     if config.bundle is not None:
         return open_at(adopt(open_at(config.bundle), index))
     own = own_bundle(index)
-    if own is not None:
-        return open_at(own)
+    return None if own is None else open_at(own)
+
+
+def resolve_bundle(config: Config, flags: Sequence[str]) -> Bundle:
+    """Return the bundle of a run, in the index: the one given, with the fusion asked for, or one trained now."""
+    given = given_bundle(config)
+    if given is not None:
+        share = given_weights(config).get(STRUCTURED, 0.0)
+        if share and share != given.fusion.structured_weight:
+            # What the catalogue has no columns for is refused before the index has another bundle.
+            find_settings(inspect(list_shards(config.catalogue), stages.catalogue_options(config)), config)
+        return derive(given, Index(config.index), config)
     _log.info("the index has no bundle yet: training a default one on this catalogue first")
     from pipelines.train import train
 
@@ -86,18 +101,34 @@ def open_run(config: Config, flags: Sequence[str]) -> tuple[Job, Bundle]:
     bundle = resolve_bundle(config, flags)
     folder = storage.join(Index(config.index).bundles, bundle.hash)
     towers = {m: (storage.join(folder, "towers", m), spec) for m, spec in bundle.towers.items()}
-    return stages.open_job(config, "run", towers, bundle.views, folder, bundle.hash, flags), bundle
+    job = stages.open_job(config, "run", towers, bundle.views, folder, bundle.hash, flags)
+    if bundle.fusion.structured_weight and find_settings(job.schema, config) is None:
+        _log.warning("the bundle weighs structured columns, but the catalogue keeps none of them: all count as missing")
+    return job, bundle
 
 
 def run(config: Config, flags: Sequence[str] = ()) -> Report:
     """Bring a catalogue into a published version."""
+    given = given_bundle(config) if config.refit_statistics else None
+    if given is not None:
+        refit_statistics(config, given, flags)
+        config = config.replace(bundle=None)
     job, bundle = open_run(config, flags)
-    current = stages.current_of_same_plan(job)
+    current = current_of_same_plan(job)
     if current is not None:
         _log.info("catalogue, settings and bundle are those of the current version %s: nothing to do", current.run.id)
         return report(current)
-    for stage in (stages.ingest, stages.plan, stages.encode, stages.fuse):
-        stage(job)
+    stages.ingest(job)
+    stages.plan(job)
+    current = current_of_same_products(job)
+    if current is not None:
+        _log.info(
+            "products, pictures, settings and bundle are those of the current version %s, and nothing is to be encoded: "
+            "it stays", current.run.id,
+        )  # fmt: skip
+        return report(current)
+    stages.encode(job)
+    stages.fuse(job)
     stages.build(job, bundle)
     if config.publish:
         stages.publish(job)

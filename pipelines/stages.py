@@ -8,7 +8,6 @@ command goes on where the unfinished run of the same plan stopped.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections import Counter
@@ -436,20 +435,5 @@ def finish(job: Job) -> None:
     write_json(job.run.finished, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
     for pile in piles_of(job.index, [space.id for space in job.spaces.values()], job.run.id):
         storage.remove_folder(pile.folder)
-    for name in ("ingest", "work", "queries"):
+    for name in ("ingest", "work", "queries", "statistics"):
         storage.remove_folder(job.run.file(name))
-
-
-def current_of_same_plan(job: Job) -> Job | None:
-    """Return the job of the current version where it has the same plan as `job`, which then has nothing to do.
-
-    Pictures named by path may have changed where the catalogue has not: such a catalogue is always looked through.
-    """
-    current = read_current(job.index)
-    if current is None or job.schema.picture_kind == "path" or current == job.run.id:
-        return None
-    run = job.index.run(current)
-    if not storage.exists(run.plan) or read_json(run.plan)["hash"] != read_json(job.run.plan)["hash"]:
-        return None
-    storage.remove_folder(job.run.folder)
-    return dataclasses.replace(job, run=run)

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from encoders.bundle import Bundle, write_bundle
-from encoders.fusion import Fusion
 from encoders.presets import build_tower
 from encoders.towers import Modality, TowerSpec
 from encoders.training import TrainingSettings, train_heads
 from pipelines import stages, storage
-from pipelines.bundles import adopt, localise, open_at
-from pipelines.config import Config, fusion_weights
+from pipelines.bundles import adopt, fusion_for, localise, open_at
+from pipelines.config import Config
 from pipelines.layout import Index
+from pipelines.statistics import find_settings, fit_statistics
 from pipelines.training_features import read_products, training_data
 from pipelines.views import index_views, training_views
 
@@ -63,6 +63,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     """
     views, towers = index_views(config), ensure_towers(config)
     job = stages.open_job(config, "train", towers, training_views(config), None, None, flags)
+    find_settings(job.schema, config)  # what it refuses is refused before anything is encoded
     for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
         stage(job)
     products = read_products(job)
@@ -73,14 +74,15 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     with tempfile.TemporaryDirectory() as temporary:
         data, sizes = training_data(job, products, Path(temporary))
         trained = train_heads(data, {modality: features.shape[2] for modality, features in data.features.items()}, settings)
-        weights = {m: weight for m, weight in fusion_weights(config).items() if m in used}
+        structured = fit_statistics(job, Path(temporary) / "structured")
         bundle = write_bundle(
             Path(config.bundle) if config.bundle else Path(temporary) / "bundle",
             {modality: localise(folder) for modality, (folder, _) in used.items()},
             trained.heads,
-            Fusion(config.fusion, weights),
+            fusion_for(config, tuple(used), structured),
             views,
             {**trained.figures, **sizes},
+            structured,
         )
         own = adopt(bundle, Index(config.index))
     _report(trained.figures)

@@ -82,6 +82,58 @@ def test_the_hash_covers_all_but_the_figures_of_the_training(write: MakeBundle, 
     assert len({first.hash, *(bundle.hash for bundle in others)}) == 1 + len(others)
 
 
+def write_structured(folder: Path, mean: float = 1.0, graph: bytes = b"graph", dimension: int = 5) -> Path:
+    """Write a folder as a fitted transform has it, but for a graph that computes something."""
+    (folder / "transform_fn").mkdir(parents=True)
+    (folder / "transform_fn" / "saved_model.pb").write_bytes(graph)
+    (folder / "statistics.json").write_text(json.dumps({"dimension": dimension, "fitted": {"price": {"mean": mean}}}))
+    return folder
+
+
+def test_the_hash_covers_what_was_fitted_and_not_the_bytes_of_the_graph(write: MakeBundle, tmp_path: Path) -> None:
+    none = write()
+    first = write("first", structured=write_structured(tmp_path / "a"))
+    again = write("again", structured=write_structured(tmp_path / "b", graph=b"of other bytes"))
+    other = write("other", structured=write_structured(tmp_path / "c", mean=2.0))
+    assert first.hash == again.hash
+    assert len({none.hash, first.hash, other.hash}) == 3
+    assert none.structured is None
+    assert open_bundle(first.folder).structured == {"dimension": 5, "fitted": {"price": {"mean": 1.0}}}
+    assert first.dimension == none.dimension
+
+
+@pytest.mark.parametrize("name", ["structured/statistics.json", "structured/transform_fn/saved_model.pb"])
+@pytest.mark.parametrize("kind", ["truncated", "altered", "missing"])
+def test_a_damaged_transform_is_refused_by_name(write: MakeBundle, tmp_path: Path, name: str, kind: str) -> None:
+    folder = write(structured=write_structured(tmp_path / "structured")).folder
+    damage(folder / name, kind)
+    with pytest.raises(BundleError, match=f"{folder / name} .*{kind}"):
+        open_bundle(folder)
+
+
+def test_a_weight_of_structured_features_needs_as_many_as_were_fitted(write: MakeBundle, tmp_path: Path) -> None:
+    fusion = Fusion("concatenation", {**FUSION.weights, "structured": 0.2}, 5)
+    structured = write_structured(tmp_path / "structured")
+    assert write(fusion=fusion, structured=structured).dimension == 2 * SHARED + 5
+    with pytest.raises(BundleError, match="fusion takes structured features of dimension 5, the bundle's have 0: fit their"):
+        write("none", fusion=fusion)
+    with pytest.raises(BundleError, match="fusion takes structured features of dimension 5, the bundle's have 6"):
+        write("six", fusion=fusion, structured=write_structured(tmp_path / "six columns", dimension=6))
+
+
+def test_a_transform_that_does_not_say_what_was_fitted_is_refused(write: MakeBundle, tmp_path: Path) -> None:
+    structured = write_structured(tmp_path / "structured")
+    for content in ("{}", "[]", "no JSON", '{"dimension": "many"}'):
+        (structured / "statistics.json").write_text(content)
+        with pytest.raises(BundleError, match=r"statistics\.json cannot be read .*: fit the statistics again"):
+            write(structured=structured)
+    with pytest.raises(BundleError, match=r"statistics\.json gives the dimension 0: fit the statistics again"):
+        write(structured=write_structured(tmp_path / "none", dimension=0))
+    (structured / "statistics.json").unlink()
+    with pytest.raises(BundleError, match=r"statistics\.json cannot be read"):
+        write(structured=structured)
+
+
 def test_writing_twice_leaves_the_bundle_alone_and_another_one_is_refused(write: MakeBundle) -> None:
     first = write()
     before = os.stat(first.folder).st_ino

@@ -82,6 +82,9 @@ def test_flags_win_over_the_configuration_file(tmp_path: Path) -> None:
         ("metric = 'cosine'", "--metric is 'cosine'; it may be angular, euclidean, manhattan, dot"),
         ("[weight]\nsmell = 1", "--weight names the modality 'smell'; it may be picture, text"),
         ("[weight]\npicture = 0\ntext = 0", "--weight leaves no modality with a weight above 0"),
+        ("[weight]\nstructured = 1", "--weight structured=1 must be below 1: it is a share of the fused vector"),
+        ("[weight]\npicture = 0\ntext = 0\nstructured = 0.5", "--weight leaves no modality with a weight above 0"),
+        ("fusion = 'sum'", "--fusion is 'sum'; it may be concatenation, weighted_sum, mean, max"),
         ("= 3", "is not TOML"),
     ],
 )
@@ -91,6 +94,15 @@ def test_a_bad_configuration_is_named(tmp_path: Path, content: str, message: str
     with pytest.raises(ConfigError) as raised:
         read_config(str(file), {})
     assert message in str(raised.value)
+
+
+def test_a_fusion_is_asked_for_or_left_to_the_bundle() -> None:
+    assert read_config(None, {}).fusion is None
+    given = parser().parse_args(["run", "--fusion", "mean", "--weight", "structured=0.2", "--refit-statistics"])
+    config = read_config(None, {name: getattr(given, name) for name in ("fusion", "weight", "refit_statistics")})
+    assert (config.fusion, config.weight, config.refit_statistics) == ("mean", {"structured": "0.2"}, True)
+    with pytest.raises(SystemExit):
+        parser().parse_args(["run", "--fusion", "sum"])
 
 
 def test_a_mapping_without_an_equals_sign_is_named() -> None:

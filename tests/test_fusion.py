@@ -125,6 +125,71 @@ def test_weight_zero_adds_no_dimensions() -> None:
     assert Fusion("mean", {"picture": 1, "text": 2}).dimension(256) == 256
 
 
+SHARE, S = 0.3, 5
+
+
+@pytest.fixture
+def structured() -> np.ndarray:
+    return unit(np.random.default_rng(3).standard_normal((ROWS, S)))
+
+
+def with_share(kind: FusionKind, share: float = SHARE) -> Fusion:
+    return Fusion(kind, {**WEIGHTS, "structured": share}, S)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_structured_features_stand_beside_the_fused_vector_by_their_share(
+    kind: FusionKind, vectors: dict[str, np.ndarray], present: dict[str, np.ndarray], structured: np.ndarray
+) -> None:
+    fusion = with_share(kind)
+    assert fusion.modalities == ("picture", "text")
+    assert fusion.dimension(D) == Fusion(kind, WEIGHTS).dimension(D) + S
+    fused = fusion.fuse(vectors, present, structured)
+    assert fused.dtype == np.float32
+    z = Fusion(kind, WEIGHTS).fuse(vectors, present)
+    there = present["picture"] | present["text"]
+    expected = np.hstack([np.sqrt(1 - SHARE) * z, np.sqrt(SHARE) * structured])
+    np.testing.assert_allclose(fused[there], expected[there], atol=1e-6)
+    assert not fused[~there].any()
+    similarity = (1 - SHARE) * z @ z.T + SHARE * structured @ structured.T
+    np.testing.assert_allclose((fused @ fused.T)[there][:, there], similarity[there][:, there], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_queries_rank_as_without_structured_features(
+    kind: FusionKind, vectors: dict[str, np.ndarray], present: dict[str, np.ndarray], structured: np.ndarray
+) -> None:
+    plain, fusion = Fusion(kind, WEIGHTS), with_share(kind)
+    query = fusion.query(vectors, present)
+    assert query.dtype == np.float32
+    np.testing.assert_array_equal(query[:, :-S], plain.query(vectors, present))
+    assert not query[:, -S:].any()
+    before = plain.query(vectors, present) @ plain.fuse(vectors, present).T
+    after = query @ fusion.fuse(vectors, present, structured).T
+    np.testing.assert_allclose(after, np.sqrt(1 - SHARE) * before, atol=1e-6)
+
+
+def test_a_share_of_zero_is_none_at_all(vectors: dict[str, np.ndarray], structured: np.ndarray) -> None:
+    plain, fusion = Fusion("mean", WEIGHTS), with_share("mean", 0)
+    assert fusion == plain
+    assert fusion.to_json() == plain.to_json() == {"kind": "mean", "weights": WEIGHTS}
+    np.testing.assert_array_equal(fusion.fuse(vectors, {}, structured), plain.fuse(vectors, {}))
+
+
+def test_a_share_survives_json() -> None:
+    fusion = with_share("concatenation")
+    assert fusion.to_json()["structured_dimension"] == S
+    again = Fusion.from_json(json.loads(json.dumps(fusion.to_json())))
+    assert again == fusion == pickle.loads(pickle.dumps(fusion))
+    assert (again.structured_weight, again.structured_dimension) == (SHARE, S)
+
+
+def test_structured_features_of_another_shape_are_refused(vectors: dict[str, np.ndarray], structured: np.ndarray) -> None:
+    for wrong in (None, structured[:, :2], structured[:3]):
+        with pytest.raises(FusionError, match=r"structured features have shape \(.*\); the fusion takes \(40, 5\)"):
+            with_share("mean").fuse(vectors, {}, wrong)
+
+
 def test_settings_survive_json_and_pickle_with_the_order_of_weights() -> None:
     fusion = Fusion("concatenation", {"text": 0.5, "picture": 1})
     again = Fusion.from_json(json.loads(json.dumps(fusion.to_json())))
@@ -145,6 +210,18 @@ def test_settings_survive_json_and_pickle_with_the_order_of_weights() -> None:
         ),
         ({"kind": "mean", "weights": {"text": 0}}, "no modality has a fusion weight above 0"),
         ({"kind": "mean"}, "need 'kind' and 'weights'"),
+        (
+            {"kind": "mean", "weights": {"text": 1, "structured": 1}, "structured_dimension": 5},
+            "fusion weight 1.0 of 'structured' is not below 1: it is a share of the whole",
+        ),
+        (
+            {"kind": "mean", "weights": {"text": 1, "structured": 0.2}},
+            "'structured' has the fusion weight 0.2, but there are no such features",
+        ),
+        (
+            {"kind": "mean", "weights": {"text": 0, "structured": 0.2}, "structured_dimension": 5},
+            "no modality has a fusion weight above 0",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(value: dict[str, Any], message: str) -> None:
