@@ -27,10 +27,11 @@ from pipelines.bundles import localise
 from pipelines.catalogue import CatalogueSchema, Shard
 from pipelines.features import REJECTED_TYPE, Space, pack, write_features
 from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID, REJECTED, Run, read_json
-from pipelines.picture_batches import Findings, batches, read_inside, read_paths
+from pipelines.picture_batches import Findings, batches, one_ahead, read_inside, read_paths
 from pipelines.views import text_maker
 
 PROGRESS_SECONDS = 5.0
+TEXTS_AT_ONCE = 1024  # texts sorted by length for the tower; the views of as many are made meanwhile
 
 _log = logging.getLogger(__name__)
 
@@ -90,12 +91,13 @@ def encode_texts(work: pa.Table, tower: Tower, space: Space) -> tuple[pa.Table, 
     """
     texts = work["text"].to_pylist()
     make, views = text_maker(space.views), space.views
-    items = [view for text in texts for view in make(text)]
-    features = tower.encode(items).reshape(len(texts), views.count, -1)
-    pooled = features.mean(axis=1) if views.slots == 1 else features.reshape(len(texts), -1)
+    step = max(1, TEXTS_AT_ONCE // views.count)
+    blocks = ([view for text in texts[start : start + step] for view in make(text)] for start in range(0, len(texts), step))
+    features = [tower.encode(block).reshape(-1, views.count, tower.spec.dimension) for block in one_ahead(blocks)]
+    pooled = [block.mean(axis=1) if views.slots == 1 else block.reshape(len(block), -1) for block in features]
     present = np.ones(len(texts), dtype=bool)
     keys = [space.key(text.encode()) for text in texts]
-    return _rows(work, keys, pooled, present, [None] * len(texts), space), len(items)
+    return _rows(work, keys, np.concatenate(pooled), present, [None] * len(texts), space), len(texts) * views.count
 
 
 def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> tuple[pa.Table, int]:

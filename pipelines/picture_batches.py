@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,8 @@ from transforms.decode import PictureError, decode_picture
 from transforms.views import FORMAT, PictureOperations, PictureViews
 
 DECODE_AHEAD = 3
+
+T = TypeVar("T")
 
 # A product's number in its unit, and a picture's bytes or why there are none.
 Item = tuple[int, bytes | pictures.PathError]
@@ -96,15 +98,16 @@ def batches(
     items: Iterable[Item], findings: Findings, side: int, size: int, views: Views, max_pixels: int
 ) -> Iterator[Batch]:
     """Give the views of all pictures in batches of `size`, made one batch ahead; the last may be smaller."""
-    yield from _one_ahead(_batches(items, findings, side, size, views, max_pixels))
+    yield from one_ahead(_batches(items, findings, side, size, views, max_pixels))
 
 
-def _one_ahead(source: Iterator[Batch]) -> Iterator[Batch]:
-    with ThreadPoolExecutor(1, "views") as pool:
+def one_ahead(source: Iterator[T]) -> Iterator[T]:
+    """Make the next item in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1, "ahead") as pool:
         coming = pool.submit(next, source, None)
-        while (batch := coming.result()) is not None:
+        while (item := coming.result()) is not None:
             coming = pool.submit(next, source, None)
-            yield batch
+            yield item
 
 
 def _batches(
