@@ -14,6 +14,7 @@ from encoders.fusion import STRUCTURED, Fusion
 from pipelines import storage
 from pipelines.config import DEFAULT_FUSION, DEFAULT_WEIGHTS, Config, ConfigError, given_weights
 from pipelines.layout import Index
+from pipelines.views import index_views
 
 LATEST = "LATEST"
 
@@ -106,16 +107,23 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
 def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None = None) -> Bundle:
     """Return the bundle that the configuration makes of another one, as the index's own.
 
-    It has the same towers and heads, so nothing is encoded again; the fusion that the configuration asks for, and
-    other statistics of structured columns where a folder of them is given. Where neither differs, it is the same bundle.
+    It has the same towers and heads, the fusion and the views that the configuration asks for, and other statistics of
+    structured columns where a folder of them is given. Where nothing differs, it is the same bundle. Only other views
+    have to be encoded.
 
     Raises:
         ConfigError: structured columns have a weight and no statistics.
+        BundleError: the heads do not fit the views.
     """
     own = bundle.folder / STRUCTURED_FOLDER if bundle.structured is not None else None
     fusion = fusion_for(config, tuple(bundle.towers), structured or own, bundle.fusion)
-    if structured is None and fusion == bundle.fusion:
+    views = index_views(config, bundle.views)
+    if structured is None and fusion == bundle.fusion and views == bundle.views:
         return bundle
+    for modality in views:
+        if views[modality] != bundle.views[modality]:
+            _log.info("%s views differ from the bundle's: every %s is encoded again, %d views each", modality, modality,
+                      views[modality].count)  # fmt: skip
     if (fusion.kind, fusion.weights) != (bundle.fusion.kind, bundle.fusion.weights):
         _log.info(
             "fusion %s in place of the bundle's %s: a new bundle of the same towers and heads; nothing is encoded again",
@@ -124,7 +132,7 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
     towers = {modality: bundle.folder / "towers" / modality for modality in bundle.towers}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
-        made = write_bundle(folder, towers, bundle.heads, fusion, bundle.views, bundle.training, structured or own)
+        made = write_bundle(folder, towers, bundle.heads, fusion, views, bundle.training, structured or own)
         return open_at(adopt(made, index))
 
 

@@ -68,9 +68,16 @@ class Config:
 
     picture_tower: str = setting("package:efficientnet-lite0", "tower for pictures of a bundle that is trained; '' for none")
     text_tower: str = setting("package:use-multilingual", "tower for texts of a bundle that is trained; '' for none")
-    picture_views: int = setting(1, "views of a picture that its feature is made of, the picture itself being the first")
-    text_views: int = setting(1, "views of a text that its feature is made of, the text itself being the first")
-    view_pooling: Literal["mean", "concatenation"] = setting("mean", "how the features of an item's views become one")
+    picture_views: int | None = setting(
+        None, "views of a picture that its feature is made of, the picture itself being the first (default: the bundle's; "
+        "trained: 1)"
+    )  # fmt: skip
+    text_views: int | None = setting(
+        None, "views of a text that its feature is made of, the text itself being the first (default: the bundle's; trained: 1)"
+    )
+    view_pooling: Literal["mean", "concatenation"] | None = setting(
+        None, "how the features of an item's views become one (default: the bundle's; trained: mean)"
+    )
     picture_operation: Mapping[str, str] = setting(
         {}, "strength of an operation of picture views: rotate=15; of flip, rotate, zoom, shift, brightness, contrast, noise"
     )
@@ -80,7 +87,7 @@ class Config:
         "random_swap, character_noise; operations_per_view counts them",
     )
     synonyms: tuple[str, ...] = setting((), "table of synonyms for text views beside those that come along: a TSV file")
-    cross_language: bool = setting(False, "let Chinese and English shop words stand for one another in text views")
+    cross_language: bool | None = setting(None, "let Chinese and English shop words stand for one another in text views")
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
     fusion: Literal["concatenation", "weighted_sum", "mean", "max"] | None = setting(
@@ -241,7 +248,7 @@ def check(config: Config) -> Config:
     for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS)):
         if getattr(config, name) not in (*allowed, SETTINGS[name].default):
             raise ConfigError(f"{flag(name)} is '{getattr(config, name)}'; it may be {', '.join(allowed)}")
-    if config.views > 1 and config.view_pooling != "mean":
+    if config.views > 1 and config.view_pooling == "concatenation":
         raise ConfigError("--views takes views apart to train on them: it goes with --view-pooling mean only")
     if not any(fusion_weights(config)[name] for name in MODALITIES):
         raise ConfigError("--weight leaves no modality with a weight above 0")

@@ -23,7 +23,7 @@ from pipelines.ingest import COLUMNS
 from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, order_of, write_json
 from pipelines.plan import unit_id
 from pipelines.runner import run_pipeline
-from pipelines.views import text_maker
+from pipelines.views import index_views, text_maker
 from transforms.phrases import ShopWords, find_roles, phrases_of, pool_phrases, product_attributes
 from transforms.text import clean_text
 
@@ -212,7 +212,7 @@ def training_data(job: stages.Job, products: Products, folder: Path) -> tuple[Ar
         title_ids=title_ids,
         product_phrases=fits,
         validation_rows=np.array([hash_share(order) >= 1 - VALIDATION_SHARE for order in products.orders], dtype=bool),
-        index_views={"picture": min(config.picture_views, config.views), "text": min(config.text_views, config.views)},
+        index_views={name: min(views.count, config.views) for name, views in index_views(config).items()},
         seed=config.seed,
     )
     return data, {"products": len(products.ids), "titles": len(titles), "phrases": len(phrases)}

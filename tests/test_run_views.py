@@ -13,7 +13,7 @@ import pytest
 from conftest import DIMENSION, SHARED, SIDE, product, write_shards
 
 from catalogue_lookup import open_index
-from encoders.bundle import open_bundle, write_bundle
+from encoders.bundle import BundleError, open_bundle, write_bundle
 from encoders.fusion import Fusion
 from encoders.heads import random_head
 from encoders.pooling import PoolingError, Views
@@ -141,3 +141,20 @@ def test_views_say_what_is_wrong_with_them() -> None:
     with pytest.raises(PoolingError, match="unknown pooling 'max' of views; it may be mean, concatenation"):
         Views(2, "max")  # type: ignore[arg-type]
     assert Views.from_json(Views(2, tables=(("a.tsv", "x\ty"),)).to_json()) == Views(2, tables=(("a.tsv", "x\ty"),))
+
+
+def test_a_run_with_other_views_than_its_bundle_makes_another_bundle_and_encodes_them(
+    tmp_path: Path, catalogue: str, tiny_towers: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = bundle_with({m: Views() for m in tiny_towers}, tiny_towers, tmp_path / "bundle")
+    config = settings(tmp_path, catalogue, bundle=bundle)
+    assert run(config).encoded == {"picture": PRODUCTS - 1, "text": PRODUCTS}
+    config = config.replace(bundle=None)
+    assert run(config).encoded == {}
+    with caplog.at_level("INFO"):
+        assert run(config.replace(picture_views=2)).encoded == {"picture": 2 * (PRODUCTS - 1)}
+    assert "picture views differ from the bundle's: every picture is encoded again, 2 views each" in caplog.text
+    assert run(config).encoded == {}  # what is not given stays as it is
+    assert run(config.replace(picture_views=1)).encoded == {}  # the features of one view are still there
+    with pytest.raises(BundleError, match="the picture head takes features of dimension 24, its tower gives 48"):
+        run(config.replace(picture_views=2, view_pooling="concatenation"))
