@@ -49,7 +49,7 @@ class Config:
     text: tuple[str, ...] = setting((), "columns that together make the text, e.g. title,description")
     keep: tuple[str, ...] | None = setting(None, "columns to show and filter by (default: all but pictures)")
     allow_root: tuple[str, ...] = setting(
-        (), "folder or URI prefix that pictures may be read from (default: the catalogue's own folders)"
+        (), "folder, URI prefix or host that pictures may be read from (default: the catalogue's own folders)"
     )
     max_pictures: int = setting(8, "pictures of a product that are used, at most")
     max_pixels: int = setting(50_000_000, "pixels a picture may have by its header, at most")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipelines import ranges, storage
+from pipelines import ranges, storage, web
 from pipelines.features import content_hash
 from pipelines.layout import KEY_BYTES, Index, Partition
 
@@ -106,8 +106,11 @@ def look(places: Iterable[str], known: Mapping[str, Seen]) -> dict[str, Seen | P
 
     def one(place: str) -> Seen | PathError:
         try:
-            fingerprint = storage.fingerprint(place)
             before = known.get(place)
+            if web.is_web(place) and before is None:
+                data, fingerprint = _fetch(place)
+                return Seen(fingerprint, content_hash(data))
+            fingerprint = web.fingerprint(place) if web.is_web(place) else storage.fingerprint(place)
             if before is not None and before.fingerprint == fingerprint:
                 return before
             return Seen(fingerprint, content_hash(read(place)))
@@ -127,11 +130,25 @@ def read(place: str) -> bytes:
     Raises:
         PathError: there is none, or it is larger than 256 MB.
     """
+    if web.is_web(place):
+        return _fetch(place)[0]
     try:
         with storage.open_input(place) as source:
             data = source.read(MAX_PICTURE_BYTES + 1)
     except OSError as error:
         raise PathError("unreadable_path", f"cannot read {place}: {error.__cause__ or error}") from error
+    return _bounded(data, place)
+
+
+def _fetch(place: str) -> tuple[bytes, str]:
+    try:
+        data, fingerprint = web.fetch(place, MAX_PICTURE_BYTES)
+    except web.WebError as error:
+        raise PathError("unreadable_path", f"cannot read {place}: {error}") from error
+    return _bounded(data, place), fingerprint
+
+
+def _bounded(data: bytes, place: str) -> bytes:
     if len(data) > MAX_PICTURE_BYTES:
         raise PathError("picture_too_large", f"{place} has more than {MAX_PICTURE_BYTES} bytes")
     return data
