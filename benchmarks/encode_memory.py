@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from pipelines import stages
 from pipelines.config import read_config
+from pipelines.job import open_job
 from pipelines.train import ensure_towers
 from pipelines.views import training_views
 from encoders.towers import load_tower
@@ -35,7 +36,7 @@ from transforms.views import PictureOperations, PictureViews
 what, flags = sys.argv[1], json.loads(sys.argv[2])
 config = read_config(None, flags)
 towers = ensure_towers(config)
-job = stages.open_job(config, "train", towers, training_views(config), None, None)
+job = open_job(config, "train", towers, training_views(config), None, None)
 if what == "prepare":
     stages.ingest(job)
     stages.plan(job)

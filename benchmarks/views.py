@@ -29,6 +29,7 @@ from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, stages
 from pipelines.config import read_config
 from pipelines.ingest import COLUMNS
+from pipelines.job import open_job
 from pipelines.layout import PRODUCT_ID
 from pipelines.train import ensure_towers
 from pipelines.training_features import Products, encode_queries, gather_queries, hash_share, read_products, training_data
@@ -67,7 +68,7 @@ class Catalogue:
 
     def __init__(self, work: Path, catalogue: str, folder: Path):
         config = read_config(None, {"index": str(work / "views"), "catalogue": [catalogue], "views": VIEWS})
-        self.job = stages.open_job(config, "train", ensure_towers(config), training_views(config), None, None)
+        self.job = open_job(config, "train", ensure_towers(config), training_views(config), None, None)
         for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
             stage(self.job)
         self.products = read_products(self.job)

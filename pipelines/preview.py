@@ -19,7 +19,7 @@ from pipelines import pictures, storage
 from pipelines.catalogue import CatalogueError, CatalogueSchema, Shard, inspect, list_shards, pieces, read_piece
 from pipelines.config import Config
 from pipelines.features import content_hash
-from pipelines.stages import catalogue_options
+from pipelines.job import catalogue_options
 from pipelines.views import index_views, text_maker
 from transforms.decode import PictureError, decode_picture
 from transforms.text import clean_text, join_texts

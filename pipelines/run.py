@@ -20,8 +20,8 @@ from pipelines import stages, storage
 from pipelines.bundles import adopt, derive, open_at, own_bundle
 from pipelines.catalogue import inspect, list_shards
 from pipelines.config import Config, given_weights
+from pipelines.job import Job, catalogue_options, open_job
 from pipelines.layout import Index, read_json
-from pipelines.stages import Job
 from pipelines.statistics import find_settings, refit_statistics
 from pipelines.unchanged import current_of_same_plan, current_of_same_products
 
@@ -88,7 +88,7 @@ def resolve_bundle(config: Config, flags: Sequence[str]) -> Bundle:
         share = given_weights(config).get(STRUCTURED, 0.0)
         if share and share != given.fusion.structured_weight:
             # What the catalogue has no columns for is refused before the index has another bundle.
-            find_settings(inspect(list_shards(config.catalogue), stages.catalogue_options(config)), config)
+            find_settings(inspect(list_shards(config.catalogue), catalogue_options(config)), config)
         return derive(given, Index(config.index), config)
     _log.info("the index has no bundle yet: training a default one on this catalogue first")
     from pipelines.train import train
@@ -101,7 +101,7 @@ def open_run(config: Config, flags: Sequence[str]) -> tuple[Job, Bundle]:
     bundle = resolve_bundle(config, flags)
     folder = storage.join(Index(config.index).bundles, bundle.hash)
     towers = {m: (storage.join(folder, "towers", m), spec) for m, spec in bundle.towers.items()}
-    job = stages.open_job(config, "run", towers, bundle.views, folder, bundle.hash, flags)
+    job = open_job(config, "run", towers, bundle.views, folder, bundle.hash, flags)
     if bundle.fusion.structured_weight and find_settings(job.schema, config) is None:
         _log.warning("the bundle weighs structured columns, but the catalogue keeps none of them: all count as missing")
     return job, bundle

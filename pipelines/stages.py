@@ -2,8 +2,7 @@
 
     catalogue-index ingest|encode|fuse|build|publish --catalogue 'shop/*.parquet' --index DIR
 
-A run is found again by the hash of its plan: the input listing, the settings that matter, the bundle. The same
-command goes on where the unfinished run of the same plan stopped.
+Each takes a job, does what its marker does not say is done, and leaves its counts.
 """
 
 from __future__ import annotations
@@ -12,37 +11,21 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import apache_beam as beam
 
 from encoders.bundle import Bundle
-from encoders.pooling import Views
-from encoders.towers import TowerSpec
 from pipelines import pictures, storage
 from pipelines.build import build_version
-from pipelines.catalogue import CatalogueOptions, CatalogueSchema, Shard, inspect, list_shards
 from pipelines.collect import Collect, mark_collected, piles_of, uncollected
-from pipelines.config import Config, fingerprint
 from pipelines.encode import Encode, EncodeSettings
-from pipelines.features import Space
 from pipelines.fuse import Fuse, FuseSettings
 from pipelines.ingest import Ingest, IngestSettings, ingest_first
-from pipelines.layout import (
-    FORMAT,
-    PARTITION_ROWS,
-    Index,
-    Partition,
-    Run,
-    Stage,
-    partition_bits,
-    partitions,
-    read_json,
-    write_json,
-)
+from pipelines.job import Job
+from pipelines.layout import FORMAT, PARTITION_ROWS, Stage, partition_bits, read_json, write_json
 from pipelines.plan import CutShards, Plan, PlanSettings, group_shards
 from pipelines.publish import next_sequence, publish_version, read_current
 from pipelines.runner import run_pipeline
@@ -54,142 +37,6 @@ GROUP_ROWS = 65_536
 
 class RejectRateError(RuntimeError):
     """Too many rows were rejected."""
-
-
-class StageError(RuntimeError):
-    """A stage was asked for before the stage it builds on ended."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One catalogue on its way through the stages of one run.
-
-    Attributes:
-        config: settings.
-        run: paths of the run.
-        shards: the catalogue's files.
-        schema: what their columns mean.
-        towers: folder of the tower of each modality that is encoded.
-        spaces: feature space of each.
-        bundle: folder of the bundle in the index; None while a bundle is being trained.
-        flags: what goes to Beam.
-        encoded: encoder items that went through a tower in this process, by modality.
-    """
-
-    config: Config
-    run: Run
-    shards: tuple[Shard, ...]
-    schema: CatalogueSchema
-    towers: Mapping[str, str]
-    spaces: Mapping[str, Space]
-    bundle: str | None
-    flags: tuple[str, ...]
-    encoded: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def index(self) -> Index:
-        """Paths of the index."""
-        return Index(self.run.root)
-
-    @property
-    def uris(self) -> tuple[str, ...]:
-        """URIs of the shards, by their numbers."""
-        return tuple(shard.uri for shard in self.shards)
-
-    def partitions(self) -> list[Partition]:
-        """List the partitions of the run."""
-        return partitions(self.ended("ingest")["partition_bits"])
-
-    def ended(self, stage: Stage) -> Any:
-        """Return the counts of a stage that ended.
-
-        Raises:
-            StageError: it has not.
-        """
-        path = self.run.ended(stage)
-        if not storage.exists(path):
-            raise StageError(
-                f"{stage} has not ended for this catalogue and bundle: run 'catalogue-index {_command(stage)}' first"
-            )
-        return read_json(path)
-
-
-def _command(stage: Stage) -> str:
-    return {"plan": "encode", "collect": "fuse"}.get(stage, stage)
-
-
-def catalogue_options(config: Config) -> CatalogueOptions:
-    """Return what the reader of the catalogue needs of the configuration."""
-    return CatalogueOptions(
-        patterns=config.catalogue, columns=dict(config.column), text=config.text, keep=config.keep,
-        max_pictures=config.max_pictures,
-    )  # fmt: skip
-
-
-def open_job(
-    config: Config, kind: str, towers: Mapping[str, tuple[str, TowerSpec]], views: Mapping[str, Views],
-    bundle: str | None, bundle_hash: str | None, flags: Iterable[str] = (),
-) -> Job:  # fmt: skip
-    """Look at the catalogue and find the unfinished run of the same plan, or start a new one.
-
-    Args:
-        config: settings.
-        kind: "run" or "train".
-        towers: modality -> (folder, specification).
-        views: modality -> what views its features are made of.
-        bundle: folder of the bundle, None in training.
-        bundle_hash: its hash.
-        flags: flags for Beam.
-
-    Raises:
-        CatalogueError: the catalogue cannot be read, or has nothing to encode.
-    """
-    shards = tuple(list_shards(config.catalogue, config.format))
-    schema = inspect(shards, catalogue_options(config))
-    spaces = {m: Space.of(spec, views[m]) for m, (_, spec) in towers.items() if _has(schema, m)}
-    settings = {name: getattr(config, name) for name in _PLANNED}
-    plan = {
-        "format": FORMAT, "kind": kind, "bundle": bundle_hash, "settings": settings,
-        "shards": [[shard.uri, shard.size, shard.fingerprint] for shard in shards],
-        "spaces": {modality: space.id for modality, space in spaces.items()},
-    }  # fmt: skip
-    digest = fingerprint(plan)
-    run = _find_run(Index(config.index), digest)
-    if run is None:
-        run = _new_run(Index(config.index), digest)
-        write_json(run.plan, {**plan, "hash": digest})
-    else:
-        _log.info("going on with the unfinished run %s", run.id)
-    for space in spaces.values():
-        space.declare(Index(config.index))
-    folders = {modality: towers[modality][0] for modality in spaces}
-    return Job(config, run, shards, schema, folders, spaces, bundle, tuple(flags))
-
-
-# The settings whose change makes another run; the others only say when to stop.
-_PLANNED = ("format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "limit", "unit_items",
-            "metric", "trees", "max_items_per_shard", "seed")  # fmt: skip
-
-
-def _has(schema: CatalogueSchema, modality: str) -> bool:
-    return schema.picture_kind is not None if modality == "picture" else bool(schema.text)
-
-
-def _find_run(index: Index, digest: str) -> Run | None:
-    plans = storage.list_folder(storage.join(index.root, "runs"), f"*-{digest[:12]}/plan.json")
-    for info in reversed(plans):
-        run = index.run(info.path.rsplit("/", 2)[-2])
-        if read_json(run.plan)["hash"] == digest and not storage.exists(run.finished):
-            return run
-    return None
-
-
-def _new_run(index: Index, digest: str) -> Run:
-    started = datetime.now(UTC)
-    while storage.exists((run := index.run(f"{started:%Y%m%dT%H%M%SZ}-{digest[:12]}")).plan):
-        # The same plan ran and ended within this second: its name, and what lies under it, is taken.
-        started += timedelta(seconds=1)
-    return run
 
 
 def timed(job: Job, stage: Stage, work: Callable[[], Any]) -> Any:

@@ -31,6 +31,7 @@ from pipelines.bundles import derive, localise
 from pipelines.catalogue import CatalogueSchema
 from pipelines.config import Config, ConfigError, given_weights
 from pipelines.ingest import COLUMNS
+from pipelines.job import Job, open_job
 from pipelines.layout import Index, write_json
 from pipelines.runner import run_pipeline
 from transforms.structured import NUMBERS, STRUCTURED_COLUMNS, StructuredSettings, StructuredTransform, prepare, preprocess
@@ -125,7 +126,7 @@ def fit_transform(files: Sequence[str], settings: StructuredSettings, work: str,
     write_json(str(folder / STATISTICS_FILE), StructuredTransform(folder, settings).statistics())
 
 
-def fit_statistics(job: stages.Job, folder: Path) -> Path | None:
+def fit_statistics(job: Job, folder: Path) -> Path | None:
     """Fit structured columns on all products of a job whose PLAN ended; returns the folder.
 
     None where the catalogue keeps no such column.
@@ -155,7 +156,7 @@ def refit_statistics(config: Config, bundle: Bundle, flags: Sequence[str]) -> Bu
     index = Index(config.index)
     source = storage.join(index.bundles, bundle.hash)
     towers = {m: (storage.join(source, "towers", m), spec) for m, spec in bundle.towers.items()}
-    job = stages.open_job(config, "statistics", towers, bundle.views, None, bundle.hash, flags)
+    job = open_job(config, "statistics", towers, bundle.views, None, bundle.hash, flags)
     if find_settings(job.schema, config) is None:
         raise ConfigError(
             f"--refit-statistics: the catalogue keeps none of the columns {', '.join(STRUCTURED_COLUMNS)}: map one with "

@@ -22,6 +22,7 @@ from encoders.training import TrainingSettings, train_heads
 from pipelines import stages, storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at
 from pipelines.config import Config
+from pipelines.job import open_job
 from pipelines.layout import Index
 from pipelines.statistics import find_settings, fit_statistics
 from pipelines.training_features import read_products, training_data
@@ -62,7 +63,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         The bundle, at `config.bundle` where that is given, else in the index.
     """
     views, towers = index_views(config), ensure_towers(config)
-    job = stages.open_job(config, "train", towers, training_views(config), None, None, flags)
+    job = open_job(config, "train", towers, training_views(config), None, None, flags)
     find_settings(job.schema, config)  # what it refuses is refused before anything is encoded
     for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
         stage(job)

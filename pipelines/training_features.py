@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from encoders.pooling import Views
 from encoders.training_data import ArrayTrainingData
-from pipelines import ranges, stages, storage
+from pipelines import ranges, storage
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.features import FeatureReader, Space, stored
 from pipelines.ingest import COLUMNS
+from pipelines.job import Job
 from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, order_of, write_json
 from pipelines.plan import unit_id
 from pipelines.runner import run_pipeline
@@ -51,7 +52,7 @@ class Products:
     phrases: list[list[str]]
 
 
-def read_products(job: stages.Job) -> Products:
+def read_products(job: Job) -> Products:
     """Read the products to train on, with the phrases made from their columns."""
     config, words = job.config, ShopWords.load()
     products = Products([], [], [], [])
@@ -78,7 +79,7 @@ def hash_share(order: int) -> float:
     return (order & 0xFFFF) / 0x10000
 
 
-def _tables(job: stages.Job, limit: int) -> Iterator[pa.Table]:
+def _tables(job: Job, limit: int) -> Iterator[pa.Table]:
     left = limit
     for partition in job.partitions():
         path = job.run.products(partition)
@@ -88,13 +89,13 @@ def _tables(job: stages.Job, limit: int) -> Iterator[pa.Table]:
             yield table
 
 
-def query_space(job: stages.Job) -> Space:
+def query_space(job: Job) -> Space:
     """Return the space of queries' features: a query has one view."""
     space = job.spaces["text"]
     return replace(space, views=Views(), dimension=space.dimension // space.views.slots)
 
 
-def encode_queries(job: stages.Job, texts: Sequence[str]) -> dict[str, int] | None:
+def encode_queries(job: Job, texts: Sequence[str]) -> dict[str, int] | None:
     """Encode distinct texts as queries, in units like any text; features go to the run's folder."""
     space = query_space(job)
     keys = [space.key(text.encode()) for text in texts]
@@ -119,7 +120,7 @@ def encode_queries(job: stages.Job, texts: Sequence[str]) -> dict[str, int] | No
     return run_pipeline(lambda p: p | "Queries" >> beam.Create(["texts"]) | Encode(settings), job.flags)
 
 
-def gather_queries(job: stages.Job, texts: Sequence[str], path: Path) -> np.ndarray:
+def gather_queries(job: Job, texts: Sequence[str], path: Path) -> np.ndarray:
     """Gather the features of queries in a memory-mapped float16[N, D]."""
     space = query_space(job)
     places: dict[bytes, tuple[int, int]] = {}
@@ -131,7 +132,7 @@ def gather_queries(job: stages.Job, texts: Sequence[str], path: Path) -> np.ndar
     return _gather(path, files, wanted, space)
 
 
-def gather_features(job: stages.Job, products: Products, modality: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def gather_features(job: Job, products: Products, modality: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Gather the products' features of a modality in a memory-mapped float16[N, V, D]; with bool[N], which have one.
 
     V is 1, or the number of views where they stand side by side to be trained on one by one.
@@ -171,7 +172,7 @@ def _gather(path: Path, files: Sequence[str], places: Sequence[tuple[int, int]],
     return features
 
 
-def _titles_as_asked(titles: Sequence[str], job: stages.Job) -> dict[str, list[str]]:
+def _titles_as_asked(titles: Sequence[str], job: Job) -> dict[str, list[str]]:
     """Return each title with the views of it that are asked for in training: itself first."""
     if job.config.views == 1 or "text" not in job.spaces:
         return {title: [title] for title in titles}
@@ -179,7 +180,7 @@ def _titles_as_asked(titles: Sequence[str], job: stages.Job) -> dict[str, list[s
     return {title: make(clean_text(title)) for title in titles}
 
 
-def training_data(job: stages.Job, products: Products, folder: Path) -> tuple[ArrayTrainingData, dict[str, int]]:
+def training_data(job: Job, products: Products, folder: Path) -> tuple[ArrayTrainingData, dict[str, int]]:
     """Encode titles and phrases, gather all features, and split off the validation products."""
     config = job.config
     features, present = {}, {}

@@ -8,9 +8,9 @@ from typing import Any
 
 from catalogue_lookup.manifest import MANIFEST_FILE
 from pipelines import storage
+from pipelines.job import Job
 from pipelines.layout import Run, read_json
 from pipelines.publish import read_current
-from pipelines.stages import Job
 
 
 def current_of_same_plan(job: Job) -> Job | None:

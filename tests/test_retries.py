@@ -13,23 +13,24 @@ from conftest import product, write_shards
 from pipelines import collect, fuse, ingest, stages, storage
 from pipelines.catalogue import pieces
 from pipelines.config import read_config
+from pipelines.job import Job
 from pipelines.layout import Run, read_json
 from pipelines.run import open_run
 
 
-def made_job(folder: Path, catalogue: str, bundle: Path) -> tuple[stages.Job, Any]:
+def made_job(folder: Path, catalogue: str, bundle: Path) -> tuple[Job, Any]:
     flags = {"index": str(folder), "catalogue": [catalogue], "bundle": str(bundle), "unit_items": 8, "trees": 5}
     return open_run(read_config(None, flags), ())
 
 
-def run_all(job: stages.Job, bundle: Any) -> None:
+def run_all(job: Job, bundle: Any) -> None:
     for stage in (stages.ingest, stages.plan, stages.encode, stages.fuse):
         stage(job)
     stages.build(job, bundle)
     stages.publish(job)
 
 
-def hashes(job: stages.Job) -> dict[str, str]:
+def hashes(job: Job) -> dict[str, str]:
     manifest = read_json(storage.join(job.index.version(job.run.id), "manifest.json"))
     return {name: entry["sha256"] for name, entry in manifest["files"].items()}
 

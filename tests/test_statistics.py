@@ -21,6 +21,7 @@ from encoders.heads import Head
 from pipelines import stages
 from pipelines.bundles import own_bundle
 from pipelines.config import Config, ConfigError, read_config
+from pipelines.job import open_job
 from pipelines.layout import Index, read_json
 from pipelines.run import Report, run
 from pipelines.train import train
@@ -157,7 +158,7 @@ def test_refitting_an_unchanged_catalogue_gives_the_same_bundle_and_keeps_the_ve
     caplog.set_level(logging.INFO)
     bundle = shop.bundle(shop.weighed)
     towers = {m: (str(bundle.folder / "towers" / m), spec) for m, spec in bundle.towers.items()}
-    begun = stages.open_job(copy(), "statistics", towers, bundle.views, None, bundle.hash)
+    begun = open_job(copy(), "statistics", towers, bundle.views, None, bundle.hash)
     stages.ingest(begun)
     report = run(copy(refit_statistics=True))
     assert f"going on with the unfinished run {begun.run.id}" in caplog.text

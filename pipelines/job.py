@@ -1,0 +1,159 @@
+"""A job: one catalogue on its way through the stages of one run.
+
+A run is found again by the hash of its plan: the input listing, the settings that matter, the bundle. The same
+command goes on where the unfinished run of the same plan stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from encoders.pooling import Views
+from encoders.towers import TowerSpec
+from pipelines import storage
+from pipelines.catalogue import CatalogueOptions, CatalogueSchema, Shard, inspect, list_shards
+from pipelines.config import Config, fingerprint
+from pipelines.features import Space
+from pipelines.layout import FORMAT, Index, Partition, Run, Stage, partitions, read_json, write_json
+
+_log = logging.getLogger(__name__)
+
+
+class StageError(RuntimeError):
+    """A stage was asked for before the stage it builds on ended."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One catalogue on its way through the stages of one run.
+
+    Attributes:
+        config: settings.
+        run: paths of the run.
+        shards: the catalogue's files.
+        schema: what their columns mean.
+        towers: folder of the tower of each modality that is encoded.
+        spaces: feature space of each.
+        bundle: folder of the bundle in the index; None while a bundle is being trained.
+        flags: what goes to Beam.
+        encoded: encoder items that went through a tower in this process, by modality.
+    """
+
+    config: Config
+    run: Run
+    shards: tuple[Shard, ...]
+    schema: CatalogueSchema
+    towers: Mapping[str, str]
+    spaces: Mapping[str, Space]
+    bundle: str | None
+    flags: tuple[str, ...]
+    encoded: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def index(self) -> Index:
+        """Paths of the index."""
+        return Index(self.run.root)
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """URIs of the shards, by their numbers."""
+        return tuple(shard.uri for shard in self.shards)
+
+    def partitions(self) -> list[Partition]:
+        """List the partitions of the run."""
+        return partitions(self.ended("ingest")["partition_bits"])
+
+    def ended(self, stage: Stage) -> Any:
+        """Return the counts of a stage that ended.
+
+        Raises:
+            StageError: it has not.
+        """
+        path = self.run.ended(stage)
+        if not storage.exists(path):
+            raise StageError(
+                f"{stage} has not ended for this catalogue and bundle: run 'catalogue-index {_command(stage)}' first"
+            )
+        return read_json(path)
+
+
+def _command(stage: Stage) -> str:
+    return {"plan": "encode", "collect": "fuse"}.get(stage, stage)
+
+
+def catalogue_options(config: Config) -> CatalogueOptions:
+    """Return what the reader of the catalogue needs of the configuration."""
+    return CatalogueOptions(
+        patterns=config.catalogue, columns=dict(config.column), text=config.text, keep=config.keep,
+        max_pictures=config.max_pictures,
+    )  # fmt: skip
+
+
+def open_job(
+    config: Config, kind: str, towers: Mapping[str, tuple[str, TowerSpec]], views: Mapping[str, Views],
+    bundle: str | None, bundle_hash: str | None, flags: Iterable[str] = (),
+) -> Job:  # fmt: skip
+    """Look at the catalogue and find the unfinished run of the same plan, or start a new one.
+
+    Args:
+        config: settings.
+        kind: "run" or "train".
+        towers: modality -> (folder, specification).
+        views: modality -> what views its features are made of.
+        bundle: folder of the bundle, None in training.
+        bundle_hash: its hash.
+        flags: flags for Beam.
+
+    Raises:
+        CatalogueError: the catalogue cannot be read, or has nothing to encode.
+    """
+    shards = tuple(list_shards(config.catalogue, config.format))
+    schema = inspect(shards, catalogue_options(config))
+    spaces = {m: Space.of(spec, views[m]) for m, (_, spec) in towers.items() if _has(schema, m)}
+    settings = {name: getattr(config, name) for name in _PLANNED}
+    plan = {
+        "format": FORMAT, "kind": kind, "bundle": bundle_hash, "settings": settings,
+        "shards": [[shard.uri, shard.size, shard.fingerprint] for shard in shards],
+        "spaces": {modality: space.id for modality, space in spaces.items()},
+    }  # fmt: skip
+    digest = fingerprint(plan)
+    run = _find_run(Index(config.index), digest)
+    if run is None:
+        run = _new_run(Index(config.index), digest)
+        write_json(run.plan, {**plan, "hash": digest})
+    else:
+        _log.info("going on with the unfinished run %s", run.id)
+    for space in spaces.values():
+        space.declare(Index(config.index))
+    folders = {modality: towers[modality][0] for modality in spaces}
+    return Job(config, run, shards, schema, folders, spaces, bundle, tuple(flags))
+
+
+# The settings whose change makes another run; the others only say when to stop.
+_PLANNED = ("format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "limit", "unit_items",
+            "metric", "trees", "max_items_per_shard", "seed")  # fmt: skip
+
+
+def _has(schema: CatalogueSchema, modality: str) -> bool:
+    return schema.picture_kind is not None if modality == "picture" else bool(schema.text)
+
+
+def _find_run(index: Index, digest: str) -> Run | None:
+    plans = storage.list_folder(storage.join(index.root, "runs"), f"*-{digest[:12]}/plan.json")
+    for info in reversed(plans):
+        run = index.run(info.path.rsplit("/", 2)[-2])
+        if read_json(run.plan)["hash"] == digest and not storage.exists(run.finished):
+            return run
+    return None
+
+
+def _new_run(index: Index, digest: str) -> Run:
+    started = datetime.now(UTC)
+    while storage.exists((run := index.run(f"{started:%Y%m%dT%H%M%SZ}-{digest[:12]}")).plan):
+        # The same plan ran and ended within this second: its name, and what lies under it, is taken.
+        started += timedelta(seconds=1)
+    return run
