@@ -29,7 +29,7 @@ from encoders.heads import apply_head
 from pipelines import ranges, storage
 from pipelines.bundles import open_at
 from pipelines.features import FeatureReader, Space, Stored, stored
-from pipelines.ingest import COLUMNS, Rejects
+from pipelines.ingest import COLUMNS, NO_COLUMN, Rejects
 from pipelines.layout import (
     KEY,
     ORDER,
@@ -131,6 +131,8 @@ def fuse_products(products: pa.Table, held: Mapping[str, Stored], bundle: Bundle
         columns[modality_vector(STRUCTURED)] = nullable_list(structured, np.ones(size, dtype=bool))
     taken = {*columns, modality_vector(STRUCTURED)}
     for number, field in enumerate(kept.type):
+        if field.name == NO_COLUMN:
+            continue
         columns[f"{field.name}_" if field.name in taken else field.name] = kept.field(number)
     return pa.table(columns)
 

@@ -27,7 +27,7 @@ from transforms.text import clean_text, join_texts
 CHUNK_BYTES = 64 << 20
 CHUNK_ROWS = 131_072
 MAX_ID_BYTES = 4_096
-COLUMNS = "columns"
+COLUMNS, NO_COLUMN = "columns", "no column"
 MOST_CURRENCIES = 50  # of a shard; who has more names something else in that column
 
 
@@ -44,7 +44,8 @@ def row_schema(kept: pa.Schema) -> pa.Schema:
             # Content hashes of the pictures inside the shard, in order; null where the row has none.
             ("pictures", pa.list_(pa.binary(KEY_BYTES))),
             ("paths", pa.list_(pa.string())),
-            (COLUMNS, pa.struct(list(kept))),
+            # Parquet has no structs without fields.
+            (COLUMNS, pa.struct(list(kept) or [pa.field(NO_COLUMN, pa.bool_())])),
         ]
     )
 

@@ -306,3 +306,13 @@ def test_a_currency_column_counts_before_what_the_price_says(config: MakeConfig)
     table = vectors(report, settings.index).sort_by("product_id")
     assert table["currency"].to_pylist()[:3] == ["EUR", "CHF", "CHF"]
     assert "currency_code" not in table.column_names
+
+
+def test_a_catalogue_of_ids_and_pictures_alone_is_indexed(config: MakeConfig) -> None:
+    rows = [{"sku": row["sku"], "image": row["image"]["bytes"]} for row in products()]
+    report = run(settings := config(rows))
+    assert (report.indexed, report.encoded) == (PRODUCTS, {"picture": PRODUCTS})
+    assert vectors(report, settings.index).column_names == ["order", "product_id", "vector", "picture_vector"]
+    with open_index(settings.index) as index:
+        hit = index.search(image=product(12)["image"]["bytes"], k=1)[0]
+    assert (hit.product_id, hit.columns) == ("P00012", {})
