@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from catalogue_lookup.opening import Opening, current_version
 from catalogue_lookup.query import QueryError
-from catalogue_lookup.withdrawn import WITHDRAWN_FILE, WithdrawnError, find_withdrawn
+from catalogue_lookup.withdrawn import WithdrawnError, WithdrawnFile
 from encoders.bundle import BundleError
 from encoders.integrity import IntegrityError
 
@@ -34,11 +34,11 @@ STOP_SECONDS = 10
 class Follower:
     """Follows the index that owns it; an index that is dropped without being closed is followed no more."""
 
-    def __init__(self, index: Index, opening: Opening, withdrawn: bytes | None, seconds: float) -> None:
-        """Follow an index that has just been opened; `withdrawn` is the content of its list."""
+    def __init__(self, index: Index, opening: Opening, listed: WithdrawnFile, seconds: float) -> None:
+        """Follow an index that has just been opened; `listed` is the file that it obeys."""
         self._index = weakref.ref(index)
         self._opening = opening
-        self._content = withdrawn
+        self._listed = listed
         self._seconds = seconds
         self._reasons: dict[str, str] = {}
         self._failed, self._tries, self._next_try = "", 0, 0.0
@@ -113,13 +113,13 @@ class Follower:
         if index is None:
             return
         try:
-            content, withdrawn = find_withdrawn(self._opening.root)
-            if content is None and index.withdrawn:
-                raise WithdrawnError(f"{self._opening.root.uri}/{WITHDRAWN_FILE} is gone: put it back")
-            if content != self._content:
-                index._withdraw(withdrawn)
-                self._content = content
-                _log.info("%d products are withdrawn", len(withdrawn))
+            listed = WithdrawnFile.of(self._opening.root)
+            if listed.content is None and index.withdrawn:
+                raise WithdrawnError(f"{listed.path} is gone: put it back")
+            if listed != self._listed:
+                index._withdraw(listed.products())
+                self._listed = listed
+                _log.info("%d products are withdrawn", len(index.withdrawn))
             self._well("withdrawn")
         except Exception as error:  # whatever it is, what is withdrawn has to stay so
             if not index._closed:

@@ -16,7 +16,7 @@ from catalogue_lookup.opening import BundleMismatchError, Opening, find_version,
 from catalogue_lookup.place import Place
 from catalogue_lookup.query import Picture, QueryError
 from catalogue_lookup.version import Hit, OpenVersion, UnknownProductError, WithdrawnProductError
-from catalogue_lookup.withdrawn import Withdrawn, find_withdrawn
+from catalogue_lookup.withdrawn import Withdrawn, WithdrawnFile
 from encoders.bundle import Bundle
 from encoders.integrity import Verify
 
@@ -203,7 +203,7 @@ def open_index(
     numbers = None if shards is None else tuple(sorted(set(shards)))
     given = bundle if isinstance(bundle, Bundle) or bundle is None else Place.at(bundle)
     opening = Opening(root, given, verify, numbers)
-    find_withdrawn(root)  # a list that cannot be read is refused before all files are hashed
+    WithdrawnFile.of(root).products()  # a list that cannot be read is refused before all files are hashed
     if manifest is not None:
         opened = opening.open_version(place, manifest)
     elif version is not None:
@@ -211,11 +211,11 @@ def open_index(
     else:
         opened = opening.open_current()
     try:
-        content, withdrawn = find_withdrawn(root)
-        index = Index(opened, withdrawn)
+        listed = WithdrawnFile.of(root)
+        index = Index(opened, listed.products())
     except BaseException:
         opened.close()
         raise
     if follow:
-        index._follower = Follower(index, opening, content, poll_seconds)
+        index._follower = Follower(index, opening, listed, poll_seconds)
     return index

@@ -78,14 +78,31 @@ def read_withdrawn(data: bytes, path: str) -> dict[str, Withdrawal]:
         raise WithdrawnError(f"{path} lacks what a list of format {FORMAT} has ({error!r}): {remedy}") from None
 
 
-def find_withdrawn(root: Place) -> tuple[bytes | None, dict[str, Withdrawal]]:
-    """Return the content of the list of an index, None where there is none, and the withdrawals in it.
+@dataclass(frozen=True)
+class WithdrawnFile:
+    """What the root of an index has under `WITHDRAWN`.
 
-    Raises:
-        WithdrawnError: it is of a newer format, truncated or altered.
+    Attributes:
+        path: where it lies, for messages.
+        content: None where there is no such file.
     """
-    try:
-        content = root.read(WITHDRAWN_FILE)
-    except FileNotFoundError:
-        return None, {}
-    return content, read_withdrawn(content, f"{root.uri.rstrip('/')}/{WITHDRAWN_FILE}")
+
+    path: str
+    content: bytes | None
+
+    @classmethod
+    def of(cls, root: Place) -> WithdrawnFile:
+        """Read the file of an index."""
+        path = f"{root.uri.rstrip('/')}/{WITHDRAWN_FILE}"
+        try:
+            return cls(path, root.read(WITHDRAWN_FILE))
+        except FileNotFoundError:
+            return cls(path, None)
+
+    def products(self) -> dict[str, Withdrawal]:
+        """Return the withdrawals by product.
+
+        Raises:
+            WithdrawnError: the file is of a newer format, truncated or altered.
+        """
+        return {} if self.content is None else read_withdrawn(self.content, self.path)
