@@ -40,7 +40,7 @@ class Follower:
         self._opening = opening
         self._listed = listed
         self._seconds = seconds
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[str, str | None] = {"version": None, "withdrawn": None}
         self._failed, self._tries, self._next_try = "", 0, 0.0
         self._starting = Lock()
         self._start()
@@ -75,7 +75,7 @@ class Follower:
     @property
     def stale_reason(self) -> str | None:
         """Say what could not be followed, None where all could."""
-        return "; ".join(dict(sorted(self._reasons.items())).values()) or None
+        return "; ".join(reason for reason in self._reasons.values() if reason is not None) or None
 
     def _look_for_version(self) -> None:
         index = self._index()
@@ -127,11 +127,11 @@ class Follower:
                 self._failed_with("withdrawn", told, error)
 
     def _well(self, what: str) -> None:
-        self._reasons.pop(what, None)
+        self._reasons[what] = None
 
     def _failed_with(self, what: str, reason: str, error: Exception) -> None:
         """Keep the reason, and log it where it is another than at the last try."""
-        if self._reasons.get(what) != reason:
+        if self._reasons[what] != reason:
             self._reasons[what] = reason
             _log.warning("%s", reason, exc_info=None if _is_sentence(error) else error)
 

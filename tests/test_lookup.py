@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.fs
 import pytest
 from conftest import jpeg
-from version_maker import DIMENSION, FUSION, Products, bundle_in, draw_products, make_version
+from version_maker import DIMENSION, FUSION, Products, bundle_in, draw_products, exact_order, make_version, near
 
 from catalogue_lookup import Index, QueryError, UnknownProductError, open_index
 from catalogue_lookup.items import order_of
@@ -50,25 +50,6 @@ def root(tmp_path_factory: pytest.TempPathFactory, products: Products) -> Path:
 def index(root: Path) -> Iterator[Index]:
     with open_index(root) as opened:
         yield opened
-
-
-def exact_order(products: Products, query: np.ndarray, metric: Metric = "angular") -> tuple[list[str], np.ndarray]:
-    """Return ids from the closest on, and all scores in the order of products."""
-    vectors, query = products.fused.astype(np.float64), query.astype(np.float64)
-    if metric == "angular":
-        scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
-    elif metric == "dot":
-        scores = vectors @ query
-    else:
-        scores = np.linalg.norm(vectors - query, ord=2 if metric == "euclidean" else 1, axis=1)
-    order = np.argsort(-scores if metric in ("angular", "dot") else scores, kind="stable")
-    return [products.ids[row] for row in order], scores
-
-
-def near(products: Products, count: int) -> np.ndarray:
-    """Return queries that lie near products, but on none."""
-    noise = np.random.default_rng(5).standard_normal((count, DIMENSION)) / DIMENSION
-    return (products.fused[:: len(products.ids) // count][:count] + noise).astype(np.float32)
 
 
 @pytest.mark.parametrize("metric", get_args(Metric))

@@ -11,8 +11,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from test_lookup import exact_order, near
-from version_maker import Products, draw_products, make_version
+from version_maker import Products, draw_products, exact_order, make_version, near
 
 from catalogue_lookup import UnknownProductError, open_index
 from catalogue_lookup.manifest import Metric
