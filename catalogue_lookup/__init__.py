@@ -11,6 +11,6 @@ Asks for annoy, numpy and pyarrow; queries by text and picture also for `pip ins
 
 from __future__ import annotations
 
-from catalogue_lookup.index import Hit, Index, QueryError, UnknownProductError, open_index
+from catalogue_lookup.index import Hit, Index, QueryError, UnknownProductError, WithdrawnProductError, open_index
 
-__all__ = ["Hit", "Index", "QueryError", "UnknownProductError", "open_index"]
+__all__ = ["Hit", "Index", "QueryError", "UnknownProductError", "WithdrawnProductError", "open_index"]

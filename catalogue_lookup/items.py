@@ -38,7 +38,7 @@ class Items:
         self.batch_rows = batch_rows
         self._mapped = pa.memory_map(str(path))
         try:
-            self._file = pa.ipc.open_file(self._mapped)
+            self._file: Any = pa.ipc.open_file(self._mapped)
         except pa.ArrowInvalid as error:
             raise IntegrityError(f"{path} is no Arrow file ({error}): copy the version again") from None
         self._matching = lru_cache(FILTERS_REMEMBERED)(self._apply)
@@ -101,4 +101,6 @@ class Items:
     def close(self) -> None:
         """Let go of the file."""
         self._matching.cache_clear()
+        # The reader's footer is a view of the map, which would stay until the garbage is collected.
+        self._file = None
         self._mapped.close()

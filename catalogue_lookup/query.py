@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Union
@@ -38,6 +39,17 @@ class QueryEncoder:
         self.bundle = bundle
         self._towers: dict[str, Tower] = {}
         self._loading = Lock()
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Name the modalities of the towers that are loaded."""
+        return tuple(self._towers)
+
+    def load(self, modalities: Iterable[str]) -> None:
+        """Load towers before a query needs them, those of modalities that the bundle has."""
+        for modality in modalities:
+            if modality in self.bundle.heads:
+                self._tower(modality)
 
     def encode(self, text: str | None = None, image: Picture | None = None) -> Float32:
         """Return the vector of a query: float32[D], unit norm.

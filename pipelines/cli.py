@@ -84,6 +84,14 @@ def parser() -> argparse.ArgumentParser:
     versions = command("versions", "list the versions of an index")
     versions.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
     versions.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    withdraw = command("withdraw", "take recalled or forbidden products out of all answers")
+    withdraw.add_argument("product_ids", nargs="*", metavar="PRODUCT_ID", help="id of a product")
+    withdraw.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
+    either = withdraw.add_mutually_exclusive_group()
+    either.add_argument("--reason", metavar="TEXT", help="why, as queries for the product and --list tell it")
+    either.add_argument("--undo", action="store_true", help="let the products be answers again")
+    either.add_argument("--list", dest="listed", action="store_true", help="print the list instead")
+    withdraw.add_argument("--json", action="store_true", help="print the list as a list of objects instead of a table")
     return top
 
 
@@ -95,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; errors are one sentence on standard error."""
     given, extra = parser().parse_known_args(arguments)
     try:
-        if given.command in (own := {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview}):
+        own = {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview, "withdraw": _withdraw}
+        if given.command in own:
             if extra:
                 raise ConfigError(f"unknown flag '{extra[0]}' (see catalogue-index {given.command} --help)")
             return own[given.command](given)
@@ -116,7 +125,8 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, ConfigError):
         return BAD_FLAG
     flags = ("CatalogueError", "WhereError", "UnknownProductError", "StageError", "BundleError", "TowerError", "QueryError",
-             "FusionError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError")  # fmt: skip
+             "FusionError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError",
+             "WithdrawError")  # fmt: skip
     codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
     codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED}
     codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError"), STORAGE)
@@ -238,6 +248,32 @@ def _versions(given: argparse.Namespace) -> int:
         for v in found
     ]  # fmt: skip
     _table(given.index, ("", "version", "sequence", "products", "recall@10", "created"), rows)
+    return DONE
+
+
+def _withdraw(given: argparse.Namespace) -> int:
+    if given.listed == bool(given.product_ids):
+        raise ConfigError("give the ids of products, or --list" if not given.listed else "--list takes no ids of products")
+    if given.json and not given.listed:
+        raise ConfigError("--json is a form of --list: add it")
+    from pipelines.withdraw import list_withdrawn, not_in_index, undo, withdraw
+
+    if given.listed:
+        rows = [vars(withdrawal) for withdrawal in list_withdrawn(given.index)]
+        if given.json:
+            print(json.dumps(rows, ensure_ascii=False, indent=1))
+        else:
+            _table(given.index, ("product_id", "since", "reason"), rows)
+        return DONE
+    if given.undo:
+        left = undo(given.index, given.product_ids)
+        print(f"no longer withdrawn: {', '.join(given.product_ids)} ({left:,} withdrawn products left)")
+        return DONE
+    listed = withdraw(given.index, given.product_ids, given.reason)
+    print(f"withdrawn: {', '.join(given.product_ids)} ({listed:,} withdrawn products in all)")
+    for product_id in not_in_index(given.index, given.product_ids):
+        print(f"catalogue-index: the current version has no product '{product_id}': it is withdrawn, should it come; "
+              "is the id right?", file=sys.stderr)  # fmt: skip
     return DONE
 
 

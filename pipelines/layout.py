@@ -1,6 +1,7 @@
 """Names of the files and columns of an index, each spelled once.
 
 CURRENT                                   id of the published version
+WITHDRAWN                                 products that no answer holds
 index.json                                how many partitions there are
 bundles/<hash>/                           towers, heads and fusion the index was made with
 features/<space>/space.json               what the features of the space depend on
@@ -21,6 +22,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from catalogue_lookup.withdrawn import WITHDRAWN_FILE
 from pipelines import storage
 
 FORMAT = 1
@@ -106,6 +108,11 @@ class Index:
     def current(self) -> str:
         """File that names the published version."""
         return storage.join(self.root, "CURRENT")
+
+    @property
+    def withdrawn(self) -> str:
+        """File that lists the products that no answer holds."""
+        return storage.join(self.root, WITHDRAWN_FILE)
 
     @property
     def settings(self) -> str:

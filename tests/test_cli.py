@@ -14,7 +14,7 @@ from conftest import product, write_shards
 from pipelines.cli import main, parser
 from pipelines.config import ConfigError, read_config
 
-COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions")
+COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "withdraw")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

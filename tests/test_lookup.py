@@ -17,10 +17,9 @@ import numpy as np
 import pyarrow.fs
 import pytest
 from conftest import jpeg
-from version_maker import DIMENSION, FUSION, Products, bundle_in, draw_products, make_version
+from version_maker import DIMENSION, FUSION, Products, bundle_in, draw_products, exact_order, make_version, near
 
 from catalogue_lookup import Index, QueryError, UnknownProductError, open_index
-from catalogue_lookup.index import _open_bundle
 from catalogue_lookup.items import order_of
 from catalogue_lookup.manifest import Metric, read_manifest
 from catalogue_lookup.place import Place
@@ -51,25 +50,6 @@ def root(tmp_path_factory: pytest.TempPathFactory, products: Products) -> Path:
 def index(root: Path) -> Iterator[Index]:
     with open_index(root) as opened:
         yield opened
-
-
-def exact_order(products: Products, query: np.ndarray, metric: Metric = "angular") -> tuple[list[str], np.ndarray]:
-    """Return ids from the closest on, and all scores in the order of products."""
-    vectors, query = products.fused.astype(np.float64), query.astype(np.float64)
-    if metric == "angular":
-        scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
-    elif metric == "dot":
-        scores = vectors @ query
-    else:
-        scores = np.linalg.norm(vectors - query, ord=2 if metric == "euclidean" else 1, axis=1)
-    order = np.argsort(-scores if metric in ("angular", "dot") else scores, kind="stable")
-    return [products.ids[row] for row in order], scores
-
-
-def near(products: Products, count: int) -> np.ndarray:
-    """Return queries that lie near products, but on none."""
-    noise = np.random.default_rng(5).standard_normal((count, DIMENSION)) / DIMENSION
-    return (products.fused[:: len(products.ids) // count][:count] + noise).astype(np.float32)
 
 
 @pytest.mark.parametrize("metric", get_args(Metric))
@@ -122,7 +102,7 @@ def test_products_like_one_leave_the_product_itself_out(index: Index, products: 
 
 
 def test_every_product_is_found_by_its_id(index: Index, products: Products) -> None:
-    assert [index._items.find(product_id) for product_id in products.ids] == list(range(COUNT))
+    assert [index._opened._items.find(product_id) for product_id in products.ids] == list(range(COUNT))
 
 
 @pytest.mark.parametrize("product_id", ["", "P99999", "\udcff", "P00001 "])
@@ -226,7 +206,7 @@ def test_equal_products_come_in_the_order_of_the_index(tmp_path: Path) -> None:
 def test_without_the_mapped_vectors_scores_are_the_same(root: Path, products: Products) -> None:
     """Should a version of Annoy lay its files out differently, vectors are asked of it one by one."""
     with open_index(root) as first, open_index(root) as second:
-        for shard in second._shards:
+        for shard in second._opened._shards:
             assert shard._matrix is not None
             shard._matrix = None
         for where in (None, "price < 50"):
@@ -548,7 +528,7 @@ def test_files_of_another_filesystem_are_copied_once_and_only_those_used(
     (fresh / "versions" / "v1" / "annoy").rename(fresh / "gone")
     with open_index(remote) as index:
         assert len(index) == 60
-        opened = _open_bundle(index._bundles.below(index.manifest.bundle), index.manifest, "once")
+        opened = index._opened.encoder().bundle
         assert opened.folder.is_relative_to(cache / "copies")
     assert [path.stat().st_ino for path in copies] == before
     copies[0].unlink()
@@ -560,5 +540,4 @@ def test_a_version_of_another_filesystem_is_opened_by_its_folder(fresh: Path) ->
     remote = Place("store://shop/versions/v1", str(fresh / "versions" / "v1"), pyarrow.fs.LocalFileSystem())
     with open_index(remote) as index:
         assert index.manifest.id == "v1"
-        assert index._bundles.uri == "store://shop/bundles"
-        assert _open_bundle(index._bundles.below(index.manifest.bundle), index.manifest, "once").hash == index.manifest.bundle
+        assert index._opened.encoder().bundle.hash == index.manifest.bundle

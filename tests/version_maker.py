@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogue_lookup.manifest import Manifest
+from catalogue_lookup.manifest import Manifest, Metric
 from encoders.bundle import Bundle, open_bundle, write_bundle
 from encoders.fusion import Fusion
 from encoders.heads import Head, random_head
@@ -156,3 +156,22 @@ def make_version(root: Path, version: str, products: Products, **changes: Any) -
         "rows_in": len(products.rows), "rejected": {}, "rejects": [], "previous": None, "sequence": 1,
     }  # fmt: skip
     return build_version(index, version, files, **(settings | changes))
+
+
+def exact_order(products: Products, query: np.ndarray, metric: Metric = "angular") -> tuple[list[str], np.ndarray]:
+    """Return ids from the closest on, and all scores in the order of products."""
+    vectors, query = products.fused.astype(np.float64), query.astype(np.float64)
+    if metric == "angular":
+        scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    elif metric == "dot":
+        scores = vectors @ query
+    else:
+        scores = np.linalg.norm(vectors - query, ord=2 if metric == "euclidean" else 1, axis=1)
+    order = np.argsort(-scores if metric in ("angular", "dot") else scores, kind="stable")
+    return [products.ids[row] for row in order], scores
+
+
+def near(products: Products, count: int) -> np.ndarray:
+    """Return queries that lie near products, but on none."""
+    noise = np.random.default_rng(5).standard_normal((count, DIMENSION)) / DIMENSION
+    return (products.fused[:: len(products.ids) // count][:count] + noise).astype(np.float32)
