@@ -1,7 +1,9 @@
 """Measures the peak memory of the encode stage on one row group of 2,500 pictures of 1 MB each.
 
-    python benchmarks/encode_memory.py --work DIR [--pictures N] [--views N]
+    python benchmarks/encode_memory.py --work DIR [--pictures N] [--views N] [--page-rows N]
 
+A page of a Parquet file is decoded whole, and two of them are in memory where one follows another; pyarrow writes
+pages of hundreds of pictures where they are large, unless `write_batch_size` is small: --page-rows.
 INGEST and PLAN run first. Then one process loads the tower and encodes one batch, and another one runs the stage on
 all pictures; printed are both peaks (VmHWM of /proc), and their difference.
 """
@@ -36,6 +38,8 @@ from transforms.views import PictureOperations, PictureViews
 what, flags = sys.argv[1], json.loads(sys.argv[2])
 config = read_config(None, flags)
 towers = ensure_towers(config)
+if what == "build":
+    sys.exit()
 job = open_job(config, "train", towers, training_views(config), None, None)
 if what == "prepare":
     stages.ingest(job)
@@ -63,15 +67,17 @@ def picture(number: int, size: int) -> bytes:
     return stream.getvalue()
 
 
-def write_catalogue(path: Path, pictures: int) -> None:
+def write_catalogue(path: Path, pictures: int, page_rows: int) -> None:
     """Write one row group; twenty pictures take turns, each time with other bytes after their end."""
-    drawn = [picture(number, 840) for number in range(20)]
+    drawn = [picture(number, 1060) for number in range(20)]
     contents = pa.array([drawn[n % 20] + n.to_bytes(4, "big") for n in range(pictures)], pa.large_binary())
     size = sum(map(len, drawn)) / 20 / 1e6
     table = pa.table({"product_id": [f"P{n}" for n in range(pictures)], "image": contents})
-    pq.write_table(table, path, row_group_size=pictures, compression=None, use_dictionary=False)
+    pq.write_table(table, path, row_group_size=pictures, compression="zstd", use_dictionary=False,
+                   write_batch_size=page_rows)  # fmt: skip
     assert pq.read_metadata(path).num_row_groups == 1
-    print(f"one row group of {pictures:,} pictures of {size:.2f} MB: {path.stat().st_size / 1e9:.2f} GB")
+    whole = path.stat().st_size / 1e9
+    print(f"one row group of {pictures:,} pictures of {size:.2f} MB, written {page_rows} rows at a time: {whole:.2f} GB")
 
 
 def measure(what: str, flags: dict[str, object]) -> dict[str, int]:
@@ -92,14 +98,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="an empty folder with room for the pictures")
     parser.add_argument("--pictures", type=int, default=2500, help="(default: %(default)s)")
     parser.add_argument("--views", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--page-rows", type=int, default=16, help="rows of a page; pyarrow's own: 1024 (default: %(default)s)")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     path = given.work / "pictures.parquet"
     if not path.exists():
-        write_catalogue(path, given.pictures)
+        write_catalogue(path, given.pictures, given.page_rows)
     flags: dict[str, object] = {"index": str(given.work / f"index-{given.views}"), "catalogue": [str(path)]}
     if given.views > 1:
         flags["picture_views"] = given.views
+    measure("build", flags)
     prepared = measure("prepare", flags)
     print(f"ingest and plan: peak {prepared['peak'] / 1e6:,.0f} MB")
     tower, stage = measure("tower", flags), measure("encode", flags)
