@@ -31,7 +31,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any
 
     table = Table(title=title, title_justify="left", show_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if name in _NUMERIC else "left", overflow="fold", no_wrap=not name)
+        # An id that is to be copied is not broken, nor is a mark within its words.
+        whole, least = name == "version", None if name else len("current,")
+        table.add_column(
+            name, justify="right" if name in _NUMERIC else "left", overflow="fold", no_wrap=whole, min_width=least
+        )
     for row in rows:
         table.add_row(*("" if row.get(name) is None else _shown(row[name]) for name in columns))
     Console().print(table)

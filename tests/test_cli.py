@@ -166,7 +166,8 @@ def test_a_night_is_refused_forced_and_rolled_back(
     assert done.stderr.endswith(told)
     assert main(["versions", *where]) == 0
     shown = capsys.readouterr().out
-    assert len([line for line in shown.splitlines() if line.startswith("refused")]) == 1
+    marks = {version: line.strip().split()[0] for line in shown.splitlines() for version in (first, second) if version in line}
+    assert marks == {first: "current", second: "refused"}
     assert main(["versions", *where, "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [(v["id"], v["current"], v["refused"]) for v in listed] == [(first, True, False), (second, False, True)]
@@ -185,7 +186,7 @@ def test_a_night_is_refused_forced_and_rolled_back(
     assert refused(["rollback", *where], capsys) == (
         4, f"catalogue-index: version {first} took no other's place: there is none to roll back to"
     )  # fmt: skip
-    # The same night again is another version of the same products, and refused as the first one was.
+    # That run is over: the same night again makes another version, which is refused as the first one was.
     assert refused([*night(20)], capsys)[0] == 4
 
 
