@@ -37,7 +37,7 @@ from encoders.integrity import FileEntry, describe_file
 from pipelines import storage
 from pipelines.items import ITEMS_BATCH_ROWS, BuildError, write_items
 from pipelines.layout import ORDER, PRODUCT_ID, Index, Run, read_json, write_json
-from pipelines.recall import VectorsFile, tune, vector_blocks
+from pipelines.recall import LEAST_RECALL, VectorsFile, tune, vector_blocks
 from pipelines.runner import run_pipeline
 
 ITEMS = "items"
@@ -174,7 +174,7 @@ class Build(beam.PTransform):
 def build_version(
     index: Index, version: str, files: Sequence[Mapping[str, Any]], bundle: Bundle, *, metric: Metric, trees: int,
     max_items_per_shard: int, seed: int, rows_in: int, rejected: Mapping[str, int], rejects: Sequence[str],
-    previous: str | None, sequence: int, flags: Sequence[str] = (),
+    previous: str | None, sequence: int, min_recall: float = LEAST_RECALL, flags: Sequence[str] = (),
 ) -> Manifest:  # fmt: skip
     """Make a version of files of vectors: Annoy files, items, recall, and last the manifest.
 
@@ -192,6 +192,7 @@ def build_version(
         rejects: files of rejects, which are copied to the version.
         previous: the version that is current now.
         sequence: place of this one in the order of versions.
+        min_recall: recall that is aimed at where it is above the usual one; what is reached is in the manifest.
         flags: flags for Beam.
 
     Raises:
@@ -212,7 +213,7 @@ def build_version(
     if items["rows"] != items["items"]:
         raise BuildError(f"the files of vectors have {items['rows']:,} rows instead of {items['items']:,}: fuse them again")
     annoy = tuple(AnnoyFile(shard["file"], shard["first_item"], shard["items"]) for shard in shards)
-    search_k, measured = _measure(settings, annoy, bundle)
+    search_k, measured = _measure(settings, annoy, bundle, max(min_recall, LEAST_RECALL))
     entries = {made["file"]: FileEntry(made["size"], made["sha256"]) for made in (*present, *shards, items)}
     manifest = Manifest(
         id=version, sequence=sequence, previous=previous, created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -239,14 +240,14 @@ def _written_before(folder: str, previous: str | None, sequence: int) -> Manifes
     return renewed
 
 
-def _measure(settings: BuildSettings, annoy: Sequence[AnnoyFile], bundle: Bundle) -> tuple[int, Any]:
+def _measure(settings: BuildSettings, annoy: Sequence[AnnoyFile], bundle: Bundle, least: float) -> tuple[int, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         shards = []
         try:
             for told in annoy:
                 path = _local_copy(storage.join(settings.folder, told.file), Path(temporary))
                 shards.append(AnnoyShard(path, told.first_item, told.items, settings.metric, settings.dimension))
-            found = tune(settings.files, shards, settings.modalities, bundle.fusion, settings.trees, settings.seed)
+            found = tune(settings.files, shards, settings.modalities, bundle.fusion, settings.trees, settings.seed, least)
         finally:
             for shard in shards:
                 shard.close()

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from pipelines.config import (
     BUILD_SETTINGS,
@@ -24,6 +21,7 @@ from pipelines.config import (
     add_flags,
     read_config,
 )
+from pipelines.terminal import prepare_process, print_table
 
 DONE, FAILED, BAD_FLAG, LOCKED, REFUSED, REJECTS, STORAGE = 0, 1, 2, 3, 4, 5, 6
 STAGES = ("ingest", "encode", "fuse", "build", "publish")
@@ -34,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="catalogue-index",
         description="Turns a shop's catalogue into an index that answers text, pictures, or both.",
-        epilog="Exit codes: 0 done, 1 failed, 2 bad flag or configuration, 3 locked, 4 refused by the gate, "
-        "5 too many rejects, 6 storage. Flags that a job does not know go to Beam's PipelineOptions.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad flag or configuration, 3 locked, 4 refused, 5 too many rejects, 6 storage; "
+        "docs/operations.md says what to do. Flags that a job does not know go to Beam's PipelineOptions.",
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -65,7 +63,21 @@ def parser() -> argparse.ArgumentParser:
         ("build", "build the Annoy files and the manifest of a version"),
         ("publish", "check a version and make it the current one"),
     ):
-        command(stage, does, job)
+        added = command(stage, does, job)
+    added.add_argument("version", nargs="?", metavar="VERSION", help="a whole version to publish, in place of --catalogue")
+    added.add_argument("--force", action="store_true", help="publish VERSION whatever the gate says; it is kept on record")
+    whole = {
+        name: command(name, does)
+        for name, does in (
+            ("versions", "list the versions of an index"),
+            ("rollback", "make the version before the current one current again"),
+            ("verify", "hash every byte of a version and name the files that are wrong"),
+        )
+    }
+    for added in whole.values():
+        added.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
+    whole["versions"].add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    whole["verify"].add_argument("--version", metavar="ID", help="which one (default: the current one)")
     preview = command("preview-views", "show what the operations make of a product's pictures and text", PREVIEW_SETTINGS)
     preview.add_argument("--product-id", metavar="ID", help="whose views (default: the first product with a picture)")
     preview.add_argument("--views", dest="shown", type=int, default=8, metavar="N",
@@ -81,9 +93,6 @@ def parser() -> argparse.ArgumentParser:
     query.add_argument("-k", type=int, default=10, metavar="K", help="answers (default: %(default)s)")
     query.add_argument("--where", metavar="EXPR", help="filter, e.g. \"price < 50 and colour in ('red', 'blue')\"")
     query.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
-    versions = command("versions", "list the versions of an index")
-    versions.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
-    versions.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
     withdraw = command("withdraw", "take recalled or forbidden products out of all answers")
     withdraw.add_argument("product_ids", nargs="*", metavar="PRODUCT_ID", help="id of a product")
     withdraw.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
@@ -103,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; errors are one sentence on standard error."""
     given, extra = parser().parse_known_args(arguments)
     try:
-        own = {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview, "withdraw": _withdraw}
+        own = {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview, "rollback": _rollback,
+               "verify": _verify, "withdraw": _withdraw} | ({"publish": _publish} if getattr(given, "version", None) is not None else {})  # fmt: skip
         if given.command in own:
             if extra:
                 raise ConfigError(f"unknown flag '{extra[0]}' (see catalogue-index {given.command} --help)")
@@ -128,28 +138,37 @@ def exit_code(error: Exception) -> int | None:
              "FusionError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError",
              "WithdrawError")  # fmt: skip
     codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
-    codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED}
+    codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED, "RefusedError": REFUSED, "LockedError": LOCKED}
     codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError"), STORAGE)
     return next((codes[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in codes), None)
 
 
 def _job(given: argparse.Namespace, extra: Sequence[str]) -> int:
-    flags = {name: value for name, value in vars(given).items() if name not in ("command", "config")}
-    config = read_config(given.config, flags)
-    for name in ("index", "catalogue"):
-        if not getattr(config, name):
-            raise ConfigError(f"--{name} is missing: say it on the command line or in --config FILE")
-    _prepare_process()
+    if getattr(given, "force", False):
+        raise ConfigError("--force goes with a version: catalogue-index publish VERSION --index DIR --force")
+    config = _configured(given, ("index", "catalogue"))
+    prepare_process()
     from pipelines import runner
+    from pipelines.lock import hold
 
     runner.check_flags(extra)
-    if given.command == "train":
-        from pipelines.train import train
+    with hold(config.index, given.command):
+        if given.command == "train":
+            from pipelines.train import train
 
-        bundle = train(config, extra)
-        print(f"bundle {bundle.hash} in {bundle.folder}")
-        return DONE
-    return _stages(config, given.command, extra)
+            bundle = train(config, extra)
+            print(f"bundle {bundle.hash} in {bundle.folder}")
+            return DONE
+        return _stages(config, given.command, extra)
+
+
+def _configured(given: argparse.Namespace, needed: Sequence[str]) -> Config:
+    own = ("command", "config", "version", "force")
+    config = read_config(given.config, {name: value for name, value in vars(given).items() if name not in own})
+    for name in needed:
+        if not getattr(config, name):
+            raise ConfigError(f"--{name} is missing: say it on the command line or in --config FILE")
+    return config
 
 
 def _stages(config: Config, command: str, flags: Sequence[str]) -> int:
@@ -159,20 +178,6 @@ def _stages(config: Config, command: str, flags: Sequence[str]) -> int:
     for line in report.lines():
         print(line)
     return DONE
-
-
-def _prepare_process() -> None:
-    """Quieten TensorFlow, turn on its fast CPU kernels, and show the log."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    from rich.console import Console
-    from rich.logging import RichHandler
-
-    console = Console(stderr=True)
-    handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", handlers=[handler], force=True)
-    for name in ("pipelines", "encoders", "transforms"):
-        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _sample(given: argparse.Namespace) -> int:
@@ -196,12 +201,12 @@ def _preview(given: argparse.Namespace) -> int:
     for name, least in (("shown", 1), ("side", 1)):
         if getattr(given, name) < least:
             raise ConfigError(f"--{'views' if name == 'shown' else name} is {getattr(given, name)}; it must be at least {least}")
-    _prepare_process()
+    prepare_process()
     from pipelines.preview import preview, write_contact_sheet
 
     shown = preview(config, given.product_id, given.shown, given.side)
     rows = [{"view": number, "text": text} for number, text in enumerate(shown.texts)]
-    _table(f"product {shown.product_id}", ("view", "text"), rows)
+    print_table(f"product {shown.product_id}", ("view", "text"), rows)
     if len(shown.pictures):
         write_contact_sheet(given.output, shown)
         print(f"wrote {shown.pictures.shape[1]} views of {len(shown.pictures)} pictures to {given.output}")
@@ -231,7 +236,53 @@ def _query(given: argparse.Namespace) -> int:
          "price": h.columns.get("price")}
         for h in hits
     ]  # fmt: skip
-    _table(" + ".join(asked), ("rank", "score", "product id", "title", "price"), rows)
+    print_table(" + ".join(asked), ("rank", "score", "product id", "title", "price"), rows)
+    return DONE
+
+
+def _publish(given: argparse.Namespace) -> int:
+    if hasattr(given, "catalogue"):
+        raise ConfigError(
+            f"publish takes a version ('{given.version}') or --catalogue, not both; flags of Beam are written --flag=value"
+        )
+    config = _configured(given, ("index",))
+    prepare_process()
+    from pipelines.gate import Limits
+    from pipelines.layout import Index
+    from pipelines.lock import hold
+    from pipelines.operations import publish_existing
+
+    with hold(config.index, f"publish {given.version}", create=False):
+        limits = Limits(config.min_recall, config.max_shrink)
+        manifest = publish_existing(Index(config.index), given.version, limits, given.force)
+    print(f"version {manifest.id} is current: {manifest.items:,} products")
+    return DONE
+
+
+def _rollback(given: argparse.Namespace) -> int:
+    prepare_process()
+    from pipelines.layout import Index
+    from pipelines.lock import hold
+    from pipelines.operations import rollback
+
+    with hold(given.index, "rollback", create=False):
+        left, now = rollback(Index(given.index))
+    print(f"version {now.id} is current again in place of {left.id}: {now.items:,} products instead of {left.items:,}")
+    return DONE
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from pipelines.layout import Index
+    from pipelines.operations import verify
+
+    manifest, wrong = verify(Index(given.index), given.version)
+    for line in wrong:
+        print(line)
+    if wrong:
+        print(f"version {manifest.id} is damaged: {len(wrong)} of {len(manifest.files)} files are wrong")
+        return STORAGE
+    total = sum(entry.size for entry in manifest.files.values())
+    print(f"version {manifest.id} is whole: {len(manifest.files)} files, {total:,} bytes")
     return DONE
 
 
@@ -243,11 +294,11 @@ def _versions(given: argparse.Namespace) -> int:
         print(json.dumps([vars(version) for version in found], ensure_ascii=False, default=str, indent=1))
         return DONE
     rows = [
-        {"": "current" if v.current else "", "version": v.id, "sequence": v.sequence, "products": f"{v.items:,}",
-         "recall@10": "" if v.recall is None else f"{v.recall:.3f}", "created": v.created}
+        {"": ", ".join(mark for mark in ("current", "refused") if getattr(v, mark)), "version": v.id, "sequence": v.sequence,
+         "products": f"{v.items:,}", "recall@10": "" if v.recall is None else f"{v.recall:.3f}", "created": v.created}
         for v in found
     ]  # fmt: skip
-    _table(given.index, ("", "version", "sequence", "products", "recall@10", "created"), rows)
+    print_table(given.index, ("", "version", "sequence", "products", "recall@10", "created"), rows)
     return DONE
 
 
@@ -263,7 +314,7 @@ def _withdraw(given: argparse.Namespace) -> int:
         if given.json:
             print(json.dumps(rows, ensure_ascii=False, indent=1))
         else:
-            _table(given.index, ("product_id", "since", "reason"), rows)
+            print_table(given.index, ("product_id", "since", "reason"), rows)
         return DONE
     if given.undo:
         left = undo(given.index, given.product_ids)
@@ -275,23 +326,6 @@ def _withdraw(given: argparse.Namespace) -> int:
         print(f"catalogue-index: the current version has no product '{product_id}': it is withdrawn, should it come; "
               "is the id right?", file=sys.stderr)  # fmt: skip
     return DONE
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_edge=False)
-    for name in columns:
-        numeric = name in ("view", "rank", "score", "price", "sequence", "products", "recall@10")
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*("" if row.get(name) is None else _shown(row[name]) for name in columns))
-    Console().print(table)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

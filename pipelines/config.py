@@ -65,6 +65,8 @@ class Config:
     max_items_per_shard: int = setting(10_000_000, "products in one Annoy file, at most")
     seed: int = setting(0, "seed of everything random")
     publish: bool = setting(True, "publish the version when it is complete")
+    min_recall: float = setting(0.95, "recall@10 against exact search that a version is published with, at least")
+    max_shrink: float = setting(0.10, "share of the current version's products that the next one may lack")
 
     picture_tower: str = setting("package:efficientnet-lite0", "tower for pictures of a bundle that is trained; '' for none")
     text_tower: str = setting("package:use-multilingual", "tower for texts of a bundle that is trained; '' for none")
@@ -116,7 +118,7 @@ CATALOGUE_SETTINGS = (
     "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
 RUN_SETTINGS = ("refit_statistics",)
-BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish")
+BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish", "min_recall", "max_shrink")
 VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation", "text_operation", "synonyms",
                  "cross_language")
 PREVIEW_SETTINGS = (
@@ -241,8 +243,9 @@ def check(config: Config) -> Config:
         value = getattr(config, name)
         if value is not None and value < minimum:
             raise ConfigError(f"{flag(name)} is {value}; it must be at least {minimum}")
-    if not 0 <= config.max_reject_rate <= 1:
-        raise ConfigError(f"--max-reject-rate is {config.max_reject_rate}; it is a share between 0 and 1")
+    for name in ("max_reject_rate", "min_recall", "max_shrink"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"{flag(name)} is {getattr(config, name)}; it is a share between 0 and 1")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
     for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS)):

@@ -16,6 +16,7 @@ from encoders.pooling import Views
 from encoders.towers import TowerSpec
 from pipelines import storage
 from pipelines.catalogue import CatalogueOptions, CatalogueSchema, Shard, inspect, list_shards
+from pipelines.collect import piles_of
 from pipelines.config import Config, fingerprint
 from pipelines.features import Space
 from pipelines.layout import FORMAT, Index, Partition, Run, Stage, partitions, read_json, write_json
@@ -157,3 +158,12 @@ def _new_run(index: Index, digest: str) -> Run:
         # The same plan ran and ended within this second: its name, and what lies under it, is taken.
         started += timedelta(seconds=1)
     return run
+
+
+def finish_run(index: Index, run: Run) -> None:
+    """Say that a run is over and delete what only its stages needed."""
+    write_json(run.finished, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
+    for pile in piles_of(index, read_json(run.plan)["spaces"].values(), run.id):
+        storage.remove_folder(pile.folder)
+    for name in ("ingest", "work", "queries", "statistics"):
+        storage.remove_folder(run.file(name))

@@ -8,14 +8,23 @@ the run began. So a reader finds the old version or the new one, each whole, and
 
 from __future__ import annotations
 
+import getpass
+import json
 import logging
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from encoders.integrity import IntegrityError, verify_files
 from pipelines import storage
-from pipelines.layout import Index
+from pipelines.gate import read_version, refused_versions
+from pipelines.layout import Index, write_json
+
+PUBLISHED_FILE = "published.json"
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +43,7 @@ class VersionInfo:
     created: str
     recall: float | None
     current: bool
+    refused: bool = False
 
 
 def read_current(index: Index) -> str | None:
@@ -47,8 +57,10 @@ def read_current(index: Index) -> str | None:
 def list_versions(index: Index | str) -> list[VersionInfo]:
     """List the whole versions of an index by their sequence; one whose manifest is damaged is left out and logged."""
     index = Index(index) if isinstance(index, str) else index
-    current = read_current(index)
-    found = [VersionInfo(m.id, m.sequence, m.items, m.created, m.recall, m.id == current) for m in _manifests(index)]
+    current, refused = read_current(index), refused_versions(index)
+    found = [
+        VersionInfo(m.id, m.sequence, m.items, m.created, m.recall, m.id == current, m.id in refused) for m in _manifests(index)
+    ]
     return sorted(found, key=lambda version: (version.sequence, version.id))
 
 
@@ -78,9 +90,7 @@ def check_version(index: Index, version: str) -> Manifest:
     folder = index.version(version)
     path = storage.join(folder, MANIFEST_FILE)
     try:
-        manifest = read_manifest(storage.read_bytes(path), path)
-        if manifest.id != version:
-            raise ManifestError(f"{path} is the manifest of version {manifest.id}")
+        manifest = read_version(index, version)
         local = storage.local_path(folder)
         if local is not None:
             verify_files(Path(local), manifest.files)
@@ -100,10 +110,20 @@ def _check_sizes(folder: str, manifest: Manifest) -> None:
             raise IntegrityError(f"{storage.join(folder, name)} has {sizes.get(name, 'no')} bytes instead of {entry.size}")
 
 
-def publish_version(index: Index, version: str, expected_current: str | None) -> Manifest:
+def publish_version(
+    index: Index, version: str, expected_current: str | None, forced: bool = False, reasons: Sequence[str] = ()
+) -> Manifest:
     """Make a version the current one, if `CURRENT` still names `expected_current`; returns its manifest.
 
-    A version that is the current one already stays so.
+    A version that is the current one already stays so. Who published it, and when, is added to `published.json` beside
+    its manifest.
+
+    Args:
+        index: paths of the index.
+        version: its id.
+        expected_current: id of the version whose place it takes, None for the first.
+        forced: whether it was to be published whatever the gate says.
+        reasons: what the gate says against it.
 
     Raises:
         PublishError: the version is not whole, or another one became current meanwhile.
@@ -117,5 +137,31 @@ def publish_version(index: Index, version: str, expected_current: str | None) ->
             f"version {version} is not published: {read_current(index)} became current since this run began with "
             f"{expected_current}; run it again to build on that one"
         )
+    entry = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"), "who": _user(), "host": socket.gethostname(),
+        "instead_of": expected_current, "forced": forced, "reasons": list(reasons),
+    }  # fmt: skip
+    path = storage.join(index.version(version), PUBLISHED_FILE)
+    write_json(path, {"version": version, "published": [*read_publications(index, version), entry]})
     _log.info("published version %s: %d products", version, manifest.items)
     return manifest
+
+
+def read_publications(index: Index, version: str) -> list[dict[str, Any]]:
+    """Return each time a version became current: when, who, host, instead_of, forced, reasons; the oldest first."""
+    path = storage.join(index.version(version), PUBLISHED_FILE)
+    try:
+        published: list[dict[str, Any]] = json.loads(storage.read_bytes(path))["published"]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        _log.warning("%s is damaged: it is begun anew", path)
+        return []
+    return published
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

@@ -140,19 +140,19 @@ def exact_neighbours(
     items = np.full((count, neighbours), -1, np.int64)
     total = sum(file.rows for file in files)
     for first, block in vector_blocks(files, 0, total):
-        closeness = _closeness(metric, queries.vectors, block)
+        near = closeness(metric, queries.vectors, block)
         own = queries.items - first
         inside = (own >= 0) & (own < len(block))
-        closeness[np.flatnonzero(inside), own[inside]] = -np.inf
-        numbers = np.broadcast_to(np.arange(first, first + len(block)), closeness.shape)
-        closeness, numbers = np.hstack([best, closeness]), np.hstack([items, numbers])
-        kept = np.argpartition(-closeness, neighbours - 1, axis=1)[:, :neighbours]
-        best, items = np.take_along_axis(closeness, kept, 1), np.take_along_axis(numbers, kept, 1)
+        near[np.flatnonzero(inside), own[inside]] = -np.inf
+        numbers = np.broadcast_to(np.arange(first, first + len(block)), near.shape)
+        near, numbers = np.hstack([best, near]), np.hstack([items, numbers])
+        kept = np.argpartition(-near, neighbours - 1, axis=1)[:, :neighbours]
+        best, items = np.take_along_axis(near, kept, 1), np.take_along_axis(numbers, kept, 1)
     items[np.isneginf(best)] = -1
     return items
 
 
-def _closeness(metric: Metric, queries: Float32, vectors: Float32) -> Float32:
+def closeness(metric: Metric, queries: Float32, vectors: Float32) -> Float32:
     """Order vectors, float32[B, D], by closeness to queries, float32[Q, D]: float32[Q, B], the higher the closer."""
     if metric == "manhattan":
         return np.stack([-np.abs(vectors - query).sum(axis=1) for query in queries])
@@ -197,9 +197,10 @@ def _worst_score(shards: Sequence[AnnoyShard], query: Float32, items: npt.NDArra
 
 
 def tune(
-    files: Sequence[VectorsFile], shards: Sequence[AnnoyShard], modalities: Sequence[str], fusion: Fusion, trees: int, seed: int
-) -> tuple[int, Measured]:
-    """Choose `search_k` and measure what it gives; returns both."""
+    files: Sequence[VectorsFile], shards: Sequence[AnnoyShard], modalities: Sequence[str], fusion: Fusion, trees: int, seed: int,
+    least_recall: float = LEAST_RECALL,
+) -> tuple[int, Measured]:  # fmt: skip
+    """Choose `search_k` for a recall of at least `least_recall`, and measure what it gives; returns both."""
     search_k = NEIGHBOURS * trees
     kinds = make_queries(files, modalities, fusion, seed) if shards else []
     if not kinds:
@@ -208,10 +209,10 @@ def tune(
     while True:
         measured = [recall_of(shards, queries, truth, search_k) for queries, truth in zip(kinds, exact, strict=True)]
         recall = min(found for found, _ in measured)
-        if recall >= LEAST_RECALL or search_k >= MOST_NODES:
+        if recall >= least_recall or search_k >= MOST_NODES:
             break
         search_k = min(2 * search_k, MOST_NODES)
-    if recall < LEAST_RECALL:
+    if recall < least_recall:
         _log.warning("build: recall@%d is %.3f with %d nodes a query; more trees would help", NEIGHBOURS, recall, search_k)
     times = [millisecond for _, each in measured for millisecond in each]
     by_query = {queries.kind: round(found, 4) for queries, (found, _) in zip(kinds, measured, strict=True)}

@@ -20,8 +20,10 @@ from pipelines import stages, storage
 from pipelines.bundles import adopt, derive, open_at, own_bundle
 from pipelines.catalogue import inspect, list_shards
 from pipelines.config import Config, given_weights
+from pipelines.gate import publish_command
 from pipelines.job import Job, catalogue_options, open_job
 from pipelines.layout import Index, read_json
+from pipelines.publish import read_current
 from pipelines.statistics import find_settings, refit_statistics
 from pipelines.unchanged import current_of_same_plan, current_of_same_products
 
@@ -41,6 +43,9 @@ class Report:
         rejected_fields: fields rejected, by reason.
         currencies: products with a price, by its currency where one is named.
         seconds: seconds a stage took.
+        recall: recall@10 of the version, None before it is built, or where it has no products.
+        moved: share of the neighbours of `probes` products that moved since the version before, None where none is known.
+        probes: products whose neighbours were compared.
         published: whether the version is the current one.
         paths: what was written, by name.
     """
@@ -53,6 +58,9 @@ class Report:
     rejected_fields: Mapping[str, int]
     currencies: Mapping[str, int]
     seconds: Mapping[str, float]
+    recall: float | None
+    moved: float | None
+    probes: int
     published: bool
     paths: Mapping[str, str]
 
@@ -68,6 +76,11 @@ class Report:
         if len(self.currencies) > 1:
             shown = ", ".join(f"{name} {count:,}" for name, count in sorted(self.currencies.items()))
             yield f"prices in several currencies: {shown}; filter by the column currency to compare them"
+        if self.recall is not None:
+            moved = "" if self.moved is None else (
+                f"; {100 * self.moved:.1f} % of the neighbours of {self.probes:,} products moved since the version before"
+            )  # fmt: skip
+            yield f"recall@10 {self.recall:g}{moved}"
         for name, path in self.paths.items():
             yield f"{name}: {path}"
 
@@ -132,6 +145,10 @@ def run(config: Config, flags: Sequence[str] = ()) -> Report:
     stages.build(job, bundle)
     if config.publish:
         stages.publish(job)
+    else:
+        stages.gate(job)
+        if read_current(job.index) != job.run.id:
+            _log.info("it is not published: %s does that", publish_command(job.index, job.run.id))
     return report(job)
 
 
@@ -147,6 +164,7 @@ def run_stage(config: Config, stage: str, flags: Sequence[str] = ()) -> Report:
         stages.fuse(job)
     elif stage == "build":
         stages.build(job, bundle)
+        stages.gate(job)
     else:
         stages.publish(job)
     return report(job)
@@ -166,6 +184,7 @@ def report(job: Job) -> Report:
             rejected[reason] = rejected.get(reason, 0) + count
         for reason, count in found.get("rejected_fields", {}).items():
             fields[reason] = fields.get(reason, 0) + count
+    built = counts.get("build", {})
     paths = {"run": job.run.folder}
     if "build" in counts:
         paths["version"] = job.index.version(job.run.id)
@@ -178,6 +197,9 @@ def report(job: Job) -> Report:
         rejected_fields=fields,
         currencies=counts.get("ingest", {}).get("currencies", {}),
         seconds={stage: found["seconds"] for stage, found in counts.items()},
-        published="publish" in counts,
+        recall=built.get("recall@10"),
+        moved=built.get("moved_neighbours"),
+        probes=built.get("probes", 0),
+        published=read_current(job.index) == job.run.id,
         paths=paths,
     )

@@ -11,7 +11,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -20,11 +19,13 @@ import apache_beam as beam
 from encoders.bundle import Bundle
 from pipelines import pictures, storage
 from pipelines.build import build_version
-from pipelines.collect import Collect, mark_collected, piles_of, uncollected
+from pipelines.collect import Collect, mark_collected, uncollected
+from pipelines.drift import drift_since
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.fuse import Fuse, FuseSettings
+from pipelines.gate import Limits, RefusedError, judge
 from pipelines.ingest import Ingest, IngestSettings, ingest_first
-from pipelines.job import Job
+from pipelines.job import Job, finish_run
 from pipelines.layout import FORMAT, PARTITION_ROWS, Stage, partition_bits, read_json, write_json
 from pipelines.plan import CutShards, Plan, PlanSettings, group_shards
 from pipelines.publish import next_sequence, publish_version, read_current
@@ -246,6 +247,10 @@ def check_sum(job: Job, stages: Iterable[Mapping[str, Any]], rows: int, indexed:
 def build(job: Job, bundle: Bundle) -> dict[str, Any]:
     """Build the Annoy files and the manifest of the version."""
     fused = job.ended("fuse")
+    marker, current = job.run.ended("build"), read_current(job.index)
+    # A version that was refused, or overtaken, is to take the place of the one that is current now.
+    if current != job.run.id and storage.exists(marker) and read_json(marker)["previous"] != current:
+        storage.remove([marker])
     return timed(job, "build", lambda: _build(job, bundle, fused))
 
 
@@ -260,27 +265,35 @@ def _build(job: Job, bundle: Bundle, fused: Mapping[str, Any]) -> dict[str, Any]
         job.index, job.run.id, fused["files"], bundle, metric=config.metric, trees=config.trees,
         max_items_per_shard=config.max_items_per_shard, seed=config.seed, rows_in=earlier[0]["rows"],
         rejected=dict(rejected), rejects=[info.path for info in storage.list_folder(job.run.file("rejects"), "*.parquet")],
-        previous=current, sequence=next_sequence(job.index), flags=job.flags,
+        previous=current, sequence=next_sequence(job.index), min_recall=config.min_recall, flags=job.flags,
     )  # fmt: skip
-    return {"items": manifest.items, "previous": current, "recall@10": manifest.recall}
+    drift = drift_since(job.index, manifest)
+    told = {"items": manifest.items, "previous": current, "recall@10": manifest.recall}
+    return told | {"probes": drift.probes, "moved_neighbours": drift.moved}
+
+
+def gate(job: Job) -> None:
+    """Hold the version to the limits; nothing is held against the current one.
+
+    Raises:
+        RefusedError: naming all reasons, which are kept beside its manifest.
+    """
+    previous = job.ended("build")["previous"]
+    if read_current(job.index) == job.run.id:
+        return
+    reasons = judge(job.index, job.run.id, previous, Limits(job.config.min_recall, job.config.max_shrink))
+    if reasons:
+        raise RefusedError(job.index, job.run.id, reasons)
 
 
 def publish(job: Job) -> dict[str, Any]:
-    """Check the version and make it the current one."""
+    """Check the version and make it the current one, if the gate lets it."""
     built = job.ended("build")
     return timed(job, "publish", lambda: _publish(job, built["previous"]))
 
 
 def _publish(job: Job, previous: str | None) -> dict[str, Any]:
+    gate(job)
     publish_version(job.index, job.run.id, previous)
-    finish(job)
+    finish_run(job.index, job.run)
     return {"version": job.run.id}
-
-
-def finish(job: Job) -> None:
-    """Say that a run is over and delete what only its stages needed."""
-    write_json(job.run.finished, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
-    for pile in piles_of(job.index, [space.id for space in job.spaces.values()], job.run.id):
-        storage.remove_folder(pile.folder)
-    for name in ("ingest", "work", "queries", "statistics"):
-        storage.remove_folder(job.run.file(name))

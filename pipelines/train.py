@@ -22,7 +22,7 @@ from encoders.training import TrainingSettings, train_heads
 from pipelines import stages, storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at
 from pipelines.config import Config
-from pipelines.job import open_job
+from pipelines.job import finish_run, open_job
 from pipelines.layout import Index
 from pipelines.statistics import find_settings, fit_statistics
 from pipelines.training_features import read_products, training_data
@@ -87,7 +87,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         )
         own = adopt(bundle, Index(config.index))
     _report(trained.figures)
-    stages.finish(job)
+    finish_run(job.index, job.run)
     return bundle if config.bundle else open_at(own)
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from conftest import product, write_shards
+from version_maker import draw_products, make_version
 
 from pipelines.cli import main, parser
 from pipelines.config import ConfigError, read_config
 
-COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "withdraw")
+COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "rollback",
+            "verify", "preview-views", "withdraw")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -79,6 +81,9 @@ def test_flags_win_over_the_configuration_file(tmp_path: Path) -> None:
         ("trees = 'many'", "trees takes int, not 'many'"),
         ("trees = 0", "--trees is 0; it must be at least 1"),
         ("max_reject_rate = 2", "--max-reject-rate is 2.0; it is a share between 0 and 1"),
+        ("min_recall = 1.5", "--min-recall is 1.5; it is a share between 0 and 1"),
+        ("max-shrink = -0.1", "--max-shrink is -0.1; it is a share between 0 and 1"),
+        ("max_shrink = 'half'", "max_shrink takes float, not 'half'"),
         ("metric = 'cosine'", "--metric is 'cosine'; it may be angular, euclidean, manhattan, dot"),
         ("[weight]\nsmell = 1", "--weight names the modality 'smell'; it may be picture, text"),
         ("[weight]\npicture = 0\ntext = 0", "--weight leaves no modality with a weight above 0"),
@@ -129,6 +134,111 @@ def test_stages_one_by_one_give_an_index_that_answers(
     assert main(["versions", "--index", str(tmp_path / "index"), "--json"]) == 0
     (version,) = json.loads(capsys.readouterr().out)
     assert (version["current"], version["items"], version["sequence"]) == (True, 20, 1)
+
+
+def test_a_night_is_refused_forced_and_rolled_back(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit codes are those of real processes; what follows in this one is the same command."""
+    index = str(tmp_path / "index")
+    where = ["--index", index]
+
+    def night(products: int) -> list[str]:
+        folder = tmp_path / f"shop-{products}"
+        if not folder.exists():
+            write_shards(folder, [product(number) for number in range(products)], 20)
+        return ["run", *where, "--catalogue", f"{folder}/*.parquet", "--bundle", str(tiny_bundle), "--trees", "5"]
+
+    assert main(night(30)) == 0
+    first = (tmp_path / "index" / "CURRENT").read_text().strip()
+    capsys.readouterr()
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", *night(20)], capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert done.returncode == 4, done.stderr
+    (second,) = {path.name for path in (tmp_path / "index" / "versions").iterdir()} - {first}
+    told = (
+        f"catalogue-index: version {second} is refused by the gate and not published:\n"
+        f"- it has 20 products, 33.3 % fewer than the 30 of version {first}, above --max-shrink 0.1 (10 %): "
+        "see that the catalogue is whole\n"
+        f"to publish it anyway: catalogue-index publish {second} --index {index} --force\n"
+    )
+    assert done.stderr.endswith(told)
+    assert main(["versions", *where]) == 0
+    shown = capsys.readouterr().out
+    marks = {version: line.strip().split()[0] for line in shown.splitlines() for version in (first, second) if version in line}
+    assert marks == {first: "current", second: "refused"}
+    assert main(["versions", *where, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(v["id"], v["current"], v["refused"]) for v in listed] == [(first, True, False), (second, False, True)]
+
+    assert refused(["publish", second, *where], capsys) == (4, told.strip())
+    assert main(["publish", second, *where, "--force"]) == 0
+    assert capsys.readouterr().out == f"version {second} is current: 20 products\n"
+    record = json.loads((tmp_path / "index" / "versions" / second / "published.json").read_text())["published"]
+    assert [(entry["forced"], entry["instead_of"], len(entry["reasons"])) for entry in record] == [(True, first, 1)]
+    assert (tmp_path / "index" / "runs" / second / "finished.json").exists()
+
+    assert main(["rollback", *where]) == 0
+    assert capsys.readouterr().out == (
+        f"version {first} is current again in place of {second}: 30 products instead of 20\n"
+    )
+    assert refused(["rollback", *where], capsys) == (
+        4, f"catalogue-index: version {first} took no other's place: there is none to roll back to"
+    )  # fmt: skip
+    # That run is over: the same night again makes another version, which is refused as the first one was.
+    assert refused([*night(20)], capsys)[0] == 4
+
+
+def test_verify_names_each_wrong_file_and_exits_with_6(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = make_version(tmp_path, "v1", draw_products(30))
+    where, files = ["--index", str(tmp_path)], tmp_path / "versions" / "v1"
+    capsys.readouterr()
+    assert refused(["verify", *where], capsys) == (
+        2, f"catalogue-index: no version of {tmp_path} is published: say which one to verify by --version"
+    )  # fmt: skip
+    assert main(["publish", "v1", *where, "--min-recall", "0.5"]) == 0
+    capsys.readouterr()
+    assert main(["verify", *where]) == 0
+    total = sum(entry.size for entry in manifest.files.values())
+    assert capsys.readouterr().out == f"version v1 is whole: 5 files, {total:,} bytes\n"
+    damaged = [files / manifest.annoy[0].file, files / manifest.vectors[0]]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert main(["verify", *where, "--version", "v1"]) == 6
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" its sha256")[0] for line in lines[:-1]] == [f"{path} is altered:" for path in damaged]
+    assert lines[-1] == "version v1 is damaged: 2 of 5 files are wrong"
+    (files / "manifest.json").write_text("{")
+    assert refused(["verify", *where], capsys)[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["publish", "v1", "--catalogue", "x"], "publish takes a version ('v1') or --catalogue, not both"),
+        (["publish", "--catalogue", "x", "--force"], "--force goes with a version: catalogue-index publish VERSION"),
+        (["publish"], "--catalogue is missing: say it on the command line"),
+        (["publish", "v1", "--forc"], "unknown flag '--forc' (see catalogue-index publish --help)"),
+        (["publish", "v1"], "there is no version 'v1' in "),
+        (["publish", "v1", "--max-shrink", "2"], "--max-shrink is 2.0; it is a share between 0 and 1"),
+        (["verify", "--version", "v1"], "there is no version 'v1' in "),
+    ],
+)
+def test_a_wrong_use_of_publishing_is_named(
+    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = refused([*arguments, "--index", str(tmp_path)], capsys)
+    assert code == 2
+    assert text.startswith(f"catalogue-index: {message}")
+
+
+def test_an_index_that_is_not_there_is_not_made_by_looking_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = str(tmp_path / "none")
+    for arguments in (["publish", "v1"], ["rollback"]):
+        told = f"catalogue-index: there is no index at {index}: no such folder"
+        assert refused([*arguments, "--index", index], capsys) == (2, told)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_query_imports_neither_beam_nor_tensorflow() -> None:

@@ -119,7 +119,7 @@ def test_a_changed_price_encodes_nothing_and_is_shown(config: MakeConfig) -> Non
 
 def test_products_gone_from_the_catalogue_are_gone_from_the_index(config: MakeConfig) -> None:
     run(config(products()))
-    settings = config(products()[:50])
+    settings = config(products()[:50], max_shrink=0.5)
     report = run(settings)
     assert (report.indexed, report.encoded) == (50, {})
     ids = vectors(report, settings.index)["product_id"].to_pylist()

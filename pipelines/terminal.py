@@ -1,0 +1,45 @@
+"""What the command shows: its log on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@10")
+
+
+def prepare_process() -> None:
+    """Quieten TensorFlow, turn on its fast CPU kernels, and show the log."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    console = Console(stderr=True)
+    handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", handlers=[handler], force=True)
+    for name in ("pipelines", "encoders", "transforms"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows under their columns; what a row does not have stays empty."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for name in columns:
+        # An id that is to be copied is not broken, nor is a mark within its words.
+        whole, least = name == "version", None if name else len("current,")
+        table.add_column(
+            name, justify="right" if name in _NUMERIC else "left", overflow="fold", no_wrap=whole, min_width=least
+        )
+    for row in rows:
+        table.add_row(*("" if row.get(name) is None else _shown(row[name]) for name in columns))
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
