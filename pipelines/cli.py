@@ -113,7 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, extra = parser().parse_known_args(arguments)
     try:
         own = {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview, "rollback": _rollback,
-               "verify": _verify, "withdraw": _withdraw} | ({"publish": _publish} if getattr(given, "version", None) is not None else {})  # fmt: skip
+               "verify": _verify, "withdraw": _withdraw}  # fmt: skip
+        if getattr(given, "version", None) is not None:
+            own["publish"] = _publish
         if given.command in own:
             if extra:
                 raise ConfigError(f"unknown flag '{extra[0]}' (see catalogue-index {given.command} --help)")
