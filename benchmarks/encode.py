@@ -328,6 +328,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=2048, help="items to encode a measurement (default: %(default)s)")
     parser.add_argument("--texts", type=int, default=16384, help="texts to encode a measurement (default: %(default)s)")
+    parser.add_argument("--only", choices=("pictures-1", "pictures-4", "texts-1", "texts-4"), help="measure one of the four")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--catalogue", help="Parquet files with product_id, title and image (default: the drawn sample)")
     given = parser.parse_args()
@@ -339,10 +340,11 @@ def main() -> None:
         if catalogue is None:
             write_sample(str(folder / "sample"), int(given.pictures * 1.1), seed=0)
             catalogue = f"{folder}/sample/*.parquet"
-        for views in (1, 4):
-            measure_pictures(folder / f"pictures-{views}", catalogue, given.pictures, views, given.rounds)
-        for views in (1, 4):
-            measure_texts(folder / f"texts-{views}", catalogue, given.texts, views, given.rounds)
+        for measure, items in ((measure_pictures, given.pictures), (measure_texts, given.texts)):
+            for views in (1, 4):
+                name = f"{measure.__name__.removeprefix('measure_')}-{views}"
+                if given.only in (None, name):
+                    measure(folder / name, catalogue, items, views, given.rounds)
 
 
 if __name__ == "__main__":
