@@ -121,7 +121,7 @@ def decoded_ahead(pictures: Iterable[bytes], side: int, ahead: int) -> Iterator[
             yield waiting.popleft().result()
 
 
-def limit(tower: Tower, pictures: Iterable[bytes] | Iterable[np.ndarray], views: int) -> float:
+def limit(tower: Tower, pictures: Sequence[bytes] | np.ndarray, views: int) -> float:
     """Encode pictures with nothing around the tower; returns items a second."""
     side, size = tower.spec.side, tower.spec.batch
     assert side is not None

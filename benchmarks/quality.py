@@ -15,6 +15,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def raw_pixel_tower(folder: Path) -> str:
     """Save a SavedModel whose feature is the picture itself, 16 x 16 pixels; returns its specification."""
     import tensorflow as tf
 
-    class Pixels(tf.Module):  # type: ignore[misc]
+    class Pixels(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, 16, 16, 3], tf.uint8)])
         def __call__(self, images: Any) -> Any:
             return {"features": tf.reshape(tf.cast(images, tf.float32) / 255.0, [-1, 16 * 16 * 3])}
@@ -132,7 +133,7 @@ def measure_sample(work: Path, products: int) -> None:
         english = unseen.scores([f"{colour} {kind}".lower() for colour, kind in asked])
         chinese = unseen.scores([words.chinese(colour) + words.chinese(kind) for colour, kind in asked])
         print(f"  {name}: {len(asked)} queries on {len(columns[0])} unseen products, precision@10:")
-        show(lambda s, relevant=relevant: precision_at_10(s, relevant), english, chinese)
+        show(partial(precision_at_10, relevant=relevant), english, chinese)
 
 
 def measure_fashion(work: Path, catalogue: str) -> None:

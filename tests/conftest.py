@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ SIDE, DIMENSION, SHARED = 16, 24, 8
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep verdicts on verified files out of the user's cache."""
     monkeypatch.setenv("CATALOGUE_INDEX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undo what the command does to the log of its process, here the process of all tests."""
+    loggers = [logging.getLogger(name) for name in (None, "pipelines", "encoders", "transforms")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    loggers[0].handlers[:] = [one for one in loggers[0].handlers if not type(one).__module__.startswith("rich.")]
 
 
 def jpeg(colour: tuple[int, int, int], seed: int, side: int = 32) -> bytes:
