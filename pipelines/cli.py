@@ -15,6 +15,7 @@ from pipelines.config import (
     CATALOGUE_SETTINGS,
     PREVIEW_SETTINGS,
     RUN_SETTINGS,
+    SETTINGS,
     TRAINING_SETTINGS,
     Config,
     ConfigError,
@@ -165,8 +166,7 @@ def _job(given: argparse.Namespace, extra: Sequence[str]) -> int:
 
 
 def _configured(given: argparse.Namespace, needed: Sequence[str]) -> Config:
-    own = ("command", "config", "version", "force")
-    config = read_config(given.config, {name: value for name, value in vars(given).items() if name not in own})
+    config = read_config(given.config, {name: value for name, value in vars(given).items() if name in SETTINGS})
     for name in needed:
         if not getattr(config, name):
             raise ConfigError(f"--{name} is missing: say it on the command line or in --config FILE")
@@ -196,10 +196,7 @@ def _sample(given: argparse.Namespace) -> int:
 
 
 def _preview(given: argparse.Namespace) -> int:
-    own = ("command", "config", "product_id", "shown", "side", "output")
-    config = read_config(given.config, {name: value for name, value in vars(given).items() if name not in own})
-    if not config.catalogue:
-        raise ConfigError("--catalogue is missing: say it on the command line or in --config FILE")
+    config = _configured(given, ("catalogue",))
     for name, least in (("shown", 1), ("side", 1)):
         if getattr(given, name) < least:
             raise ConfigError(f"--{'views' if name == 'shown' else name} is {getattr(given, name)}; it must be at least {least}")

@@ -122,8 +122,8 @@ BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish", "min_reca
 VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation", "text_operation", "synonyms",
                  "cross_language")
 PREVIEW_SETTINGS = (
-    "catalogue", "column", "text", "allow_root", "max_pictures", "max_pixels", "seed", "picture_operation", "text_operation",
-    "synonyms", "cross_language",
+    "catalogue", "format", "column", "text", "allow_root", "max_pictures", "max_pixels", "seed", "picture_operation",
+    "text_operation", "synonyms", "cross_language",
 )  # fmt: skip
 TRAINING_SETTINGS = (
     "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "max_training_products",

@@ -86,12 +86,18 @@ def _command(stage: Stage) -> str:
     return {"plan": "encode", "collect": "fuse"}.get(stage, stage)
 
 
-def catalogue_options(config: Config) -> CatalogueOptions:
-    """Return what the reader of the catalogue needs of the configuration."""
-    return CatalogueOptions(
+def open_catalogue(config: Config) -> tuple[tuple[Shard, ...], CatalogueSchema]:
+    """Return the files of the catalogue that the configuration names, and what their columns mean.
+
+    Raises:
+        CatalogueError: the catalogue cannot be read, or has nothing to encode.
+    """
+    options = CatalogueOptions(
         patterns=config.catalogue, columns=dict(config.column), text=config.text, keep=config.keep,
         max_pictures=config.max_pictures,
     )  # fmt: skip
+    shards = tuple(list_shards(config.catalogue, config.format))
+    return shards, inspect(shards, options)
 
 
 def open_job(
@@ -112,8 +118,7 @@ def open_job(
     Raises:
         CatalogueError: the catalogue cannot be read, or has nothing to encode.
     """
-    shards = tuple(list_shards(config.catalogue, config.format))
-    schema = inspect(shards, catalogue_options(config))
+    shards, schema = open_catalogue(config)
     spaces = {m: Space.of(spec, views[m]) for m, (_, spec) in towers.items() if _has(schema, m)}
     settings = {name: getattr(config, name) for name in _PLANNED}
     plan = {

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines import pictures, storage
-from pipelines.catalogue import CatalogueError, CatalogueSchema, Shard, inspect, list_shards, pieces, read_piece
+from pipelines.catalogue import CatalogueError, CatalogueSchema, Shard, pieces, read_piece
 from pipelines.config import Config
 from pipelines.features import content_hash
-from pipelines.job import catalogue_options
+from pipelines.job import open_catalogue
 from pipelines.views import index_views, text_maker
 from transforms.decode import PictureError, decode_picture
 from transforms.text import clean_text, join_texts
@@ -50,8 +50,7 @@ def preview(config: Config, product_id: str | None, views: int, side: int) -> Pr
         CatalogueError: there is no such product.
     """
     settings = index_views(config.replace(picture_views=views, text_views=views))
-    shards = list_shards(config.catalogue)
-    schema = inspect(shards, catalogue_options(config))
+    shards, schema = open_catalogue(config)
     found, text, decoded = _find(config, shards, schema, product_id, side)
     maker = PictureViews(side, PictureOperations.of(settings["picture"].operations), config.seed)
     numbers = list(range(views))
@@ -61,7 +60,7 @@ def preview(config: Config, product_id: str | None, views: int, side: int) -> Pr
 
 
 def _find(
-    config: Config, shards: list[Shard], schema: CatalogueSchema, product_id: str | None, side: int
+    config: Config, shards: Sequence[Shard], schema: CatalogueSchema, product_id: str | None, side: int
 ) -> tuple[str, str, list[tuple[bytes, np.ndarray]]]:
     """Return id, text and decoded pictures of the product asked for, or of the first worth looking at."""
     first_text: tuple[str, str] | None = None

@@ -18,10 +18,9 @@ from encoders.bundle import Bundle
 from encoders.fusion import STRUCTURED
 from pipelines import stages, storage
 from pipelines.bundles import adopt, derive, open_at, own_bundle
-from pipelines.catalogue import inspect, list_shards
 from pipelines.config import Config, given_weights
 from pipelines.gate import publish_command
-from pipelines.job import Job, catalogue_options, open_job
+from pipelines.job import Job, open_catalogue, open_job
 from pipelines.layout import Index, read_json
 from pipelines.publish import read_current
 from pipelines.statistics import find_settings, refit_statistics
@@ -101,7 +100,7 @@ def resolve_bundle(config: Config, flags: Sequence[str]) -> Bundle:
         share = given_weights(config).get(STRUCTURED, 0.0)
         if share and share != given.fusion.structured_weight:
             # What the catalogue has no columns for is refused before the index has another bundle.
-            find_settings(inspect(list_shards(config.catalogue), catalogue_options(config)), config)
+            find_settings(open_catalogue(config)[1], config)
         return derive(given, Index(config.index), config)
     _log.info("the index has no bundle yet: training a default one on this catalogue first")
     from pipelines.train import train

@@ -63,6 +63,17 @@ def product(number: int) -> dict[str, Any]:
     }
 
 
+def write_pictures(folder: Path, count: int) -> list[dict[str, Any]]:
+    """Write the pictures of products 0 to `count` - 1 as files below `folder`; returns the products without them."""
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        made = product(number)
+        (folder / "images" / f"{number}.jpg").write_bytes(made["image"]["bytes"])
+        rows.append({name: made[name] for name in ("sku", "name", "price")})
+    return rows
+
+
 def write_shards(folder: Path, rows: list[dict[str, Any]], per_shard: int) -> str:
     """Write rows as Parquet shards with small row groups; returns the glob."""
     folder.mkdir(parents=True, exist_ok=True)

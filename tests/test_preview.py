@@ -58,6 +58,8 @@ def test_the_first_product_with_a_picture_is_shown_by_default(catalogue: str) ->
     assert (len(without_text.pictures), len(without_text.texts)) == (1, 0)
     with pytest.raises(CatalogueError, match="the catalogue has no product 'P99999'"):
         preview(config, "P99999", 2, 16)
+    with pytest.raises(CatalogueError, match=r"part-00000\.parquet is not TFRecord, as --format tfrecord says"):
+        preview(config.replace(format="tfrecord"), None, 2, 16)
 
 
 def test_the_command_writes_the_sheet_and_prints_the_texts(tmp_path: Path, catalogue: str) -> None:
@@ -78,6 +80,7 @@ def test_the_command_writes_the_sheet_and_prints_the_texts(tmp_path: Path, catal
     ("flags", "message"),
     [
         (["--views", "0"], "--views is 0; it must be at least 1"),
+        (["--format", "tfrecord"], "is not TFRecord, as --format tfrecord says, it looks like Parquet"),
         (["--picture-operation", "spin=1"], "there is no picture operation 'spin'; it may be flip, rotate"),
         (["--picture-operation", "rotate"], "--picture-operation takes NAME=VALUE, not 'rotate'"),
     ],

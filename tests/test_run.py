@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import product, write_shards
+from conftest import product, write_pictures, write_shards
 
 from catalogue_lookup import open_index
 from pipelines import stages
@@ -258,13 +258,10 @@ def test_pictures_by_path_are_read_again_only_when_they_changed(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
     folder = tmp_path / "shop"
-    (folder / "images").mkdir(parents=True)
-    rows = []
-    for number in range(12):
-        made = product(number)
-        (folder / "images" / f"{number}.jpg").write_bytes(made["image"]["bytes"])
-        paths = [f"images/{number}.jpg", f"images/{(number + 1) % 12}.jpg"]
-        rows.append({"sku": made["sku"], "name": made["name"], "price": made["price"], "images": paths})
+    rows = [
+        row | {"images": [f"images/{number}.jpg", f"images/{(number + 1) % 12}.jpg"]}
+        for number, row in enumerate(write_pictures(folder, 12))
+    ]
     rows[3]["images"] = ["images/missing.jpg", "../../etc/passwd"]
     (folder / "shop.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = {"index": str(tmp_path / "index"), "catalogue": [f"{folder}/shop.jsonl"], "bundle": str(tiny_bundle)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import product
+from conftest import product, write_pictures
 
 from pipelines.config import Config, read_config
 from pipelines.run import Report, run
@@ -20,13 +20,7 @@ from pipelines.run import Report, run
 def shop(tmp_path: Path) -> Path:
     """Return the folder of a catalogue whose pictures are named by path."""
     folder = tmp_path / "shop"
-    (folder / "images").mkdir(parents=True)
-    rows = []
-    for number in range(12):
-        made = product(number)
-        (folder / "images" / f"{number}.jpg").write_bytes(made["image"]["bytes"])
-        rows.append({"sku": made["sku"], "name": made["name"], "price": made["price"], "image": f"images/{number}.jpg"})
-    write(folder, rows)
+    write(folder, [row | {"image": f"images/{number}.jpg"} for number, row in enumerate(write_pictures(folder, 12))])
     return folder
 
 
