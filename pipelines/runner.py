@@ -69,7 +69,8 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], flags: Sequence[str])
         result = pipeline.run()
         result.wait_until_finish()
     except Exception as error:
-        ours = _as_ours(str(error))
+        # This process gets the worker's own error back, its text marked with the step; from elsewhere comes a traceback.
+        ours = _as_ours(f"{type(error).__name__}: {error}")
         if ours is None:
             raise
         raise ours from error

@@ -56,6 +56,8 @@ def timed(job: Job, stage: Stage, work: Callable[[], Any]) -> Any:
 def _describe(counts: Mapping[str, Any]) -> str:
     parts = []
     for key, value in counts.items():
+        if key in ("partition_bits", "currencies"):
+            continue
         if isinstance(value, int) and not isinstance(value, bool):
             parts.append(f"{value:,} {key}")
         elif isinstance(value, Mapping) and value and all(isinstance(v, int) for v in value.values()):

@@ -20,6 +20,8 @@ def prepare_process() -> None:
     console = Console(stderr=True)
     handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
     logging.basicConfig(level=logging.ERROR, format="%(message)s", handlers=[handler], force=True)
+    # What fails in a worker is raised here too: Beam's own log of it would only hide the sentence.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     for name in ("pipelines", "encoders", "transforms"):
         logging.getLogger(name).setLevel(logging.INFO)
 

@@ -29,7 +29,7 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """Undo what the command does to the log of its process, here the process of all tests."""
-    loggers = [logging.getLogger(name) for name in (None, "pipelines", "encoders", "transforms")]
+    loggers = [logging.getLogger(name) for name in (None, "apache_beam", "pipelines", "encoders", "transforms")]
     levels = [logger.level for logger in loggers]
     yield
     for logger, level in zip(loggers, levels, strict=True):
