@@ -3,11 +3,13 @@
     bundle.json                 what is inside: specifications, fusion, views, figures, files, hash
     towers/<modality>/          a tower each, as `encoders.presets` built it
     heads/<modality>.npz        the head of each
+    fusion.npz                  what weighs the modalities of each product, where it was trained
     structured/                 the fitted transform of structured columns, where there is one
+    training/curves.png         loss and validation recall by round, where heads were trained
 
 The hash covers all but the figures of the training: equal bundles have equal hashes wherever they were made. The bytes
 of a transform's graph differ between equal fits, so the hash covers what was fitted, `structured/statistics.json`, in
-place of them; they are checked like all files.
+place of them, and leaves the curves out; they are checked like all files.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from encoders.fusion import Fusion, FusionError
+from encoders.fusion import Fusion, FusionError, Gate
 from encoders.heads import Head, HeadError
 from encoders.integrity import (
     IntegrityError,
@@ -38,6 +40,7 @@ from encoders.towers import SPEC_FILE, Tower, TowerError, TowerSpec, load_tower
 FORMAT = 1
 BUNDLE_FILE = "bundle.json"
 STRUCTURED_FOLDER, STATISTICS_FILE = "structured", "statistics.json"
+GATE_FILE, CURVES_FILE = "fusion.npz", "training/curves.png"
 
 
 class BundleError(ValueError):
@@ -67,6 +70,12 @@ class Bundle:
     views: Mapping[str, Views]
     training: Mapping[str, Any]
     structured: Mapping[str, Any] | None = None
+
+    @property
+    def curves(self) -> bytes | None:
+        """Give the PNG of the training's curves, None where there is none."""
+        path = self.folder / CURVES_FILE
+        return path.read_bytes() if path.exists() else None
 
     @property
     def dimension(self) -> int:
@@ -123,7 +132,7 @@ def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
         hash=content["hash"],
         towers={m: TowerSpec.from_json(json.dumps(content["towers"][m])) for m in modalities},
         heads={m: Head.from_npz(folder / "heads" / f"{m}.npz") for m in modalities},
-        fusion=Fusion.from_json(content["fusion"]),
+        fusion=Fusion.from_json(content["fusion"], Gate.from_npz(folder / GATE_FILE) if GATE_FILE in content["files"] else None),
         views={m: Views.from_json(content["views"][m]) for m in modalities},
         training=content["training"],
         structured=read_statistics(folder / STRUCTURED_FOLDER) if _has_structured(content["files"]) else None,
@@ -170,6 +179,12 @@ def _check_fit(
         raise BundleError(f"heads give vectors of different dimensions {shared}: train them together")
     if not set(fusion.modalities) <= set(heads):
         raise BundleError(f"fusion weighs {', '.join(fusion.modalities)}, but there are only heads for {', '.join(heads)}")
+    gate = fusion.gate
+    if gate is not None and (not set(gate.modalities) <= set(heads) or {gate.dimension} != set(shared.values())):
+        raise BundleError(
+            f"the fusion's gate weighs {', '.join(gate.modalities)} of dimension {gate.dimension}, the heads give {shared}: "
+            "train them together"
+        )
     fitted = 0 if structured is None else structured["dimension"]
     if fusion.structured_weight and fusion.structured_dimension != fitted:
         raise BundleError(
@@ -186,6 +201,7 @@ def write_bundle(
     views: Mapping[str, Views],
     training: Mapping[str, Any],
     structured: Path | None = None,
+    curves: bytes | None = None,
 ) -> Bundle:
     """Write a bundle: into a folder beside `folder`, then renamed.
 
@@ -200,6 +216,7 @@ def write_bundle(
         views: modality -> what views its features are made of; one view where it is not named.
         training: figures of the training: JSON values.
         structured: folder of the fitted transform of structured columns.
+        curves: PNG of the training's curves.
 
     Raises:
         BundleError: the parts don't fit together, or something else lies at `folder`.
@@ -220,6 +237,11 @@ def write_bundle(
             heads[modality].to_npz(temporary / "heads" / f"{modality}.npz")
         if structured is not None:
             shutil.copytree(structured, temporary / STRUCTURED_FOLDER, copy_function=shutil.copyfile)
+        if fusion.gate is not None:
+            fusion.gate.to_npz(temporary / GATE_FILE)
+        if curves is not None:
+            (temporary / CURVES_FILE).parent.mkdir()
+            (temporary / CURVES_FILE).write_bytes(curves)
         content: dict[str, Any] = {
             "format": FORMAT,
             "towers": {modality: json.loads(spec.to_json()) for modality, spec in specs.items()},
@@ -258,7 +280,9 @@ def _hash_of(content: Mapping[str, Any]) -> str:
     told = {key: value for key, value in content.items() if key not in ("training", "hash")}
     statistics = f"{STRUCTURED_FOLDER}/{STATISTICS_FILE}"
     told["files"] = {
-        name: entry for name, entry in told["files"].items() if name == statistics or not _has_structured([name])
+        name: entry
+        for name, entry in told["files"].items()
+        if name == statistics or not (name == CURVES_FILE or _has_structured([name]))
     }
     told["fusion"] = {**told["fusion"], "order": list(told["fusion"]["weights"])}
     return hash_content(told)

@@ -7,9 +7,11 @@ before it is brought to unit norm:
     weighted_sum    sum_m w_m p_m v_m / sum_m w_m p_m   d values
     mean            sum_m p_m v_m / sum_m p_m           d values
     max             max_{m: p_m = 1} v_m                d values, element by element
+    attention       sum_m a_m p_m v_m                   d values; a, the softmax over the modalities that are there,
+                                                        is computed from the product's own vectors by a `Gate`
 
-A query has any of the modalities. Those it has are pooled to one unit vector q of the shared space (by `mean`
-and `max` as a product is; otherwise by weights), and q is compared with every modality of the product:
+A query has any of the modalities. Those it has are pooled to one unit vector q of the shared space (by `mean`,
+`max` and `attention` as a product is; otherwise by weights), and q is compared with every modality of the product:
 
     concatenation   [sqrt(w_m) q]_m, over its norm: the dot product with a product's vector is
                     sum_m w_m p_m v_m.q, over sqrt(sum_m w_m p_m) and sqrt(sum_m w_m)
@@ -28,14 +30,16 @@ one", which takes a product's own vector, ranks by both. w = 0 adds no dimension
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-FusionKind = Literal["concatenation", "weighted_sum", "mean", "max"]
+FusionKind = Literal["concatenation", "weighted_sum", "mean", "max", "attention"]
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
@@ -44,6 +48,83 @@ STRUCTURED = "structured"
 
 class FusionError(ValueError):
     """Fusion settings or vectors that do not fit together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Weigh the modalities of each product, from its vectors: learned by `encoders.training`, applied in numpy.
+
+    With x = [p_m v_m]_m, [p_m]_m side by side, the weights are the softmax of `relu(x hidden + hidden_bias) output + bias`
+    over the modalities that are there. Arrays are float32; M modalities, d values each, h units.
+    """
+
+    modalities: tuple[str, ...]
+    hidden: Float32  # [M d + M, h]
+    hidden_bias: Float32  # [h]
+    output: Float32  # [h, M]
+    bias: Float32  # [M]
+
+    _ARRAYS = ("hidden", "hidden_bias", "output", "bias")
+
+    def __post_init__(self) -> None:
+        for name in self._ARRAYS:
+            array = np.ascontiguousarray(getattr(self, name), np.float32)
+            if not np.isfinite(array).all():
+                raise FusionError(f"gate array '{name}' has values that are not finite: train it again")
+            object.__setattr__(self, name, array)
+        many, units = len(self.modalities), self.hidden_bias.size
+        rows = self.hidden.shape[0] if self.hidden.ndim == 2 else 0
+        expected = {"hidden": (rows, units), "hidden_bias": (units,), "output": (units, many), "bias": (many,)}
+        found = {name: getattr(self, name).shape for name in self._ARRAYS}
+        if found != expected or not many or rows % many or rows < 2 * many:
+            raise FusionError(f"gate arrays of shapes {found} do not fit {many} modalities: train it again")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Gate):
+            return NotImplemented
+        return self.modalities == other.modalities and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in self._ARRAYS
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def dimension(self) -> int:
+        """Give d, the dimension of the vectors it weighs."""
+        return self.hidden.shape[0] // len(self.modalities) - 1
+
+    def weigh(self, parts: Mapping[str, tuple[Float32, Mask]], rows: int) -> Float32:
+        """Return the weights of masked vectors, float32[N, d] with bool[N]: float32[N, M], zeros where nothing is there.
+
+        Raises:
+            FusionError: the vectors have another dimension than those it was trained on.
+        """
+        nothing = np.zeros((rows, self.dimension), np.float32), np.zeros(rows, np.bool_)
+        taken = [parts.get(name, nothing) for name in self.modalities]
+        inputs = np.hstack([*(vectors for vectors, _ in taken), np.stack([mask for _, mask in taken], axis=1)])
+        if inputs.shape[1] != len(self.hidden):
+            raise FusionError(f"the gate weighs vectors of dimension {self.dimension}: train it with these heads")
+        there = np.stack([mask for _, mask in taken], axis=1)
+        logits = np.maximum(inputs.astype(np.float32) @ self.hidden + self.hidden_bias, 0) @ self.output + self.bias
+        logits = np.where(there, logits, np.float32(-np.inf))
+        highest = np.where(there.any(axis=1, keepdims=True), logits.max(axis=1, keepdims=True), np.float32(0))
+        shares = np.exp(logits - highest)
+        total = shares.sum(axis=1, keepdims=True)
+        return np.asarray(shares / np.where(total == 0, 1, total), np.float32)
+
+    def to_npz(self, path: Path) -> None:
+        """Write the arrays to `path`, uncompressed; the same arrays give the same bytes."""
+        with open(path, "wb") as file:
+            np.savez(file, modalities=np.array(self.modalities), **{name: getattr(self, name) for name in self._ARRAYS})
+
+    @classmethod
+    def from_npz(cls, path: Path) -> Gate:
+        """Read what `to_npz` wrote; raises FusionError, naming the file, where it is not whole."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return cls(tuple(archive["modalities"].tolist()), *(archive[name] for name in cls._ARRAYS))
+        except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
+            raise FusionError(f"gate file '{path}' cannot be read ({error}): write the bundle again") from error
 
 
 @dataclass(frozen=True)
@@ -55,11 +136,13 @@ class Fusion:
         weights: modality -> weight >= 0, in the order of concatenation; "structured" -> the share of structured
             features, below 1, is among them where it is above 0.
         structured_dimension: values of structured features; 0 where they have no weight.
+        gate: what weighs the modalities of each product; of the kind attention, which has no use for other weights than 0.
     """
 
     kind: FusionKind
     weights: Mapping[str, float]
     structured_dimension: int = 0
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(FusionKind):
@@ -80,6 +163,8 @@ class Fusion:
             weights[STRUCTURED] = structured
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "structured_dimension", self.structured_dimension if structured else 0)
+        if self.kind == "attention" and self.gate is None:
+            raise FusionError("fusion by attention needs a gate, which is trained: train --fusion attention")
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -132,7 +217,19 @@ class Fusion:
                 if name in parts:
                     fused[:, index * d : (index + 1) * d] = math.sqrt(self.weights[name]) * parts[name][0]
             return _unit(fused)
-        return _unit(_pool(self.kind, self.weights, parts, rows, d))
+        return _unit(self._pool(parts, rows, d))
+
+    def _pool(self, parts: Mapping[str, tuple[Float32, Mask]], rows: int, d: int) -> Float32:
+        """Pool vectors into the shared space as this kind does; those side by side are pooled by their weights."""
+        if self.kind != "attention":
+            return _pool("weighted_sum" if self.kind == "concatenation" else self.kind, self.weights, parts, rows, d)
+        assert self.gate is not None
+        shares = self.gate.weigh(parts, rows)
+        pooled = np.zeros((rows, d), np.float32)
+        for number, name in enumerate(self.gate.modalities):
+            if name in parts:
+                pooled += shares[:, number : number + 1] * parts[name][0]
+        return pooled
 
     def query(self, vectors: Mapping[str, Float32], present: Mapping[str, Mask]) -> Float32:
         """Make queries' vectors comparable with fused ones: float32[N, dimension(d)], unit norm.
@@ -143,14 +240,13 @@ class Fusion:
         """
         d = _shared_dimension(vectors)
         rows = len(next(iter(vectors.values())))
-        pooling: FusionKind = "weighted_sum" if self.kind == "concatenation" else self.kind
         parts = {name: _masked(vectors, present, name) for name in vectors}
         fused = {name: part for name, part in parts.items() if self.weights.get(name, 0) > 0}
         others = {name: part for name, part in parts.items() if name not in fused}
-        pooled = _pool(pooling, self.weights, fused, rows, d)
+        pooled = self._pool(fused, rows, d)
         if others:
             bare = ~np.any([mask for _, mask in fused.values()] or np.zeros((1, rows), np.bool_), axis=0)
-            substitute = _pool(pooling, dict.fromkeys(others, 1.0), others, rows, d)
+            substitute = _pool("max" if self.kind == "max" else "mean", {}, others, rows, d)
             pooled = np.where(bare[:, None], substitute, pooled)
         pooled = _unit(pooled)
         if self.kind == "concatenation":
@@ -159,15 +255,15 @@ class Fusion:
         return np.pad(pooled, ((0, 0), (0, self.structured_dimension))) if self.structured_dimension else pooled
 
     def to_json(self) -> dict[str, Any]:
-        """Give the settings as JSON values; the order of the weights is kept."""
+        """Give the settings but the gate as JSON values; the order of the weights is kept."""
         told: dict[str, Any] = {"kind": self.kind, "weights": dict(self.weights)}
         return told | ({"structured_dimension": self.structured_dimension} if self.structured_dimension else {})
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Fusion:
-        """Read what `to_json` gave; raises FusionError for what it could not have given."""
+    def from_json(cls, value: Mapping[str, Any], gate: Gate | None = None) -> Fusion:
+        """Read what `to_json` gave, the gate apart; raises FusionError for what it could not have given."""
         try:
-            return cls(value["kind"], value["weights"], value.get("structured_dimension", 0))
+            return cls(value["kind"], value["weights"], value.get("structured_dimension", 0), gate)
         except (KeyError, TypeError, AttributeError) as error:
             raise FusionError(f"fusion settings {dict(value)!r} need 'kind' and 'weights'") from error
 

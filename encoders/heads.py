@@ -6,7 +6,7 @@ Trained by `encoders.training`, applied here in numpy, by the jobs and by the lo
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ class Head:
     """Map a feature x of dimension D to a vector of the shared space, of dimension d.
 
     With z = (x - mean) / scale, the vector is `z linear + relu(z hidden + hidden_bias) output + bias`,
-    brought to unit norm: a linear map beside one hidden layer of h units (h may be 0). Arrays are float32.
+    brought to unit norm: a linear map beside one hidden layer of h units (h may be 0). Where there is a `gap`, it is
+    taken away, and what is left is brought to unit norm. Arrays are float32.
     """
 
     mean: Float32  # [D]
@@ -36,13 +37,14 @@ class Head:
     hidden_bias: Float32  # [h]
     output: Float32  # [h, d]
     bias: Float32  # [d]
+    gap: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))  # [d] or [0]: the mean of a catalogue's vectors
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            array = np.ascontiguousarray(getattr(self, field.name), dtype=np.float32)
+        for name in _ARRAYS:
+            array = np.ascontiguousarray(getattr(self, name), dtype=np.float32)
             if not np.isfinite(array).all():
-                raise HeadError(f"head array '{field.name}' has values that are not finite: train it again")
-            object.__setattr__(self, field.name, array)
+                raise HeadError(f"head array '{name}' has values that are not finite: train it again")
+            object.__setattr__(self, name, array)
         axes = self.linear.ndim, self.hidden.ndim
         if axes != (2, 2):
             raise HeadError(f"head arrays 'linear' and 'hidden' have {axes[0]} and {axes[1]} axes, not 2")
@@ -54,6 +56,7 @@ class Head:
             "hidden_bias": (units,),
             "output": (units, outputs),
             "bias": (outputs,),
+            "gap": (outputs,) if self.gap.size else (0,),
         }
         for name, shape in expected.items():
             found = getattr(self, name).shape
@@ -74,25 +77,27 @@ class Head:
 
     def to_npz(self, path: Path) -> None:
         """Write the arrays to `path`, uncompressed; the same arrays give the same bytes."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: getattr(self, name) for name in _ARRAYS if name != "gap" or self.gap.size}
         with open(path, "wb") as file:
             np.savez(file, **arrays)
 
     @classmethod
     def from_npz(cls, path: Path) -> Head:
         """Read what `to_npz` wrote; raises HeadError, naming the file, where it is not whole."""
-        names = [field.name for field in fields(cls)]
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                missing = [name for name in names if name not in archive.files]
+                missing = [name for name in _ARRAYS if name not in archive.files and name != "gap"]
                 if missing:
                     absent = ", ".join(missing)
                     raise HeadError(f"head file '{path}' lacks the arrays {absent}: write the bundle again")
-                return cls(**{name: archive[name] for name in names})
+                return cls(**{name: archive[name] for name in archive.files if name in _ARRAYS})
         except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
             if isinstance(error, HeadError | FileNotFoundError):
                 raise
             raise HeadError(f"head file '{path}' cannot be read ({error}): write the bundle again") from error
+
+
+_ARRAYS = tuple(field.name for field in fields(Head))
 
 
 def apply_head(head: Head, features: npt.NDArray[np.floating], block: int = BLOCK_ROWS) -> Float32:
@@ -147,6 +152,11 @@ def _transform(head: Head, features: Float32) -> Float32:
     vectors += head.bias
     if head.hidden_bias.size:
         vectors += np.maximum(standard @ head.hidden + head.hidden_bias, 0) @ head.output
+    vectors = _unit(vectors)
+    return _unit(vectors - head.gap) if head.gap.size else vectors
+
+
+def _unit(vectors: Float32) -> Float32:
     norms: Float32 = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
     norms[norms == 0] = 1
     return vectors / norms

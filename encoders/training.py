@@ -1,8 +1,8 @@
-"""Training of heads: features of the towers in, one head a modality out, by a symmetric contrastive loss in Keras.
+"""Training of heads: features of the towers in, one head a modality out, in Keras.
 
 Products' vectors, of each modality, are drawn towards the queries they answer and away from the others, so that
-picture and text come to lie in one space with the queries. The text head serves queries and indexed texts alike.
-The loss is that of CLIP (Radford et al. 2021) with several right answers, as in SupCon (Khosla et al. 2020, L_out).
+picture and text come to lie in one space with the queries. The text head serves queries and indexed texts alike. With
+`gate`, the small network that weighs a product's modalities (`encoders.fusion.Gate`) learns beside the heads.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from encoders.heads import Head, apply_head, random_head
-from encoders.training_data import Features, Mask, TrainingBatch, TrainingData
+from encoders.fusion import Gate
+from encoders.heads import BLOCK_ROWS, Head, apply_head, random_head
+from encoders.losses import contrastive_loss, sigmoid_loss
+from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
+from encoders.training_data import ArrayTrainingData, Features, Mask, TrainingBatch, TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,8 @@ class TrainingSettings:
     `most_steps` steps, so that few products are seen often enough and many do not take hours. The learning rate
     falls to 0 along half a cosine. After each of `rounds` equal parts the heads are measured, and training
     ends `patience` parts after the best one. average: decay, a step, of the running mean of the weights that is kept.
+    loss: one of `encoders.losses`; the contrastive one begins at `temperature`, the sigmoid one where its paper does.
+    gate: learn the gate of the fusion by attention, of `gate_units` hidden units, beside the heads.
     """
 
     dimension: int = 256
@@ -49,7 +55,10 @@ class TrainingSettings:
     weight_decay: float = 1e-2
     input_dropout: float = 0.3
     hidden_dropout: float = 0.3
+    loss: Literal["contrastive", "sigmoid"] = "contrastive"
     temperature: float = 0.07
+    gate: bool = False
+    gate_units: int = 16
     average: float = 0.98
     statistics_rows: int = 20_000
     seed: int = 0
@@ -57,20 +66,65 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class TrainedHeads:
-    """Hold the heads by modality, and figures of the training as JSON values."""
+    """Hold the heads by modality, the gate where one was asked for, and figures of the training as JSON values."""
 
     heads: Mapping[str, Head]
     figures: Mapping[str, Any] = field(default_factory=dict)
+    gate: Gate | None = None
 
 
-def train_heads(data: TrainingData, dimensions: Mapping[str, int], settings: TrainingSettings | None = None) -> TrainedHeads:
+@dataclass(frozen=True)
+class Round:
+    """Say how far a training is: step of `steps`, mean loss since the round before, recalls as `evaluate_heads` gives them."""
+
+    step: int
+    steps: int
+    loss: float
+    validation: Mapping[str, Mapping[str, float]]
+
+    @property
+    def shown(self) -> str:
+        """Give the figures for people."""
+        recalls = ", ".join(f"{name} {figures['recall@10']:.3f}" for name, figures in self.validation.items())
+        return f"loss {self.loss:.3f}, recall@10 on validation: {recalls or 'no queries'}"
+
+
+def log_round(done: Round) -> None:
+    """Log a line a round."""
+    logger.info("train: step %d of %d, %s", done.step, done.steps, done.shown)
+
+
+@contextmanager
+def event_log(folder: str) -> Iterator[Callable[[Round], None]]:
+    """Write rounds to a folder for TensorBoard, local or whatever TensorFlow can write to, as they are told."""
+    writer = tf.summary.create_file_writer(folder)
+
+    def write(done: Round) -> None:
+        with writer.as_default(step=done.step):
+            tf.summary.scalar("loss", done.loss)
+            for modality, figures in done.validation.items():
+                for name, value in figures.items():
+                    tf.summary.scalar(f"validation/{modality}/{name}", value)
+        writer.flush()
+
+    yield write
+    writer.close()
+
+
+def train_heads(
+    data: TrainingData,
+    dimensions: Mapping[str, int],
+    settings: TrainingSettings | None = None,
+    watch: Callable[[Round], None] = log_round,
+) -> TrainedHeads:
     """Fit one head a modality; `dimensions` says which modalities there are and how wide their features are.
 
     Keeps the heads of the round with the best mean recall@10 from queries to products of the validation batch;
     without validation queries all rounds run and the last counts. A modality that no training product has, and all
-    of them where there are no queries, get a `random_head`. Equal data, settings, versions, machine and
-    thread count give equal heads. Figures: `trained` modalities, `steps`, `epochs` (passes), `best_epoch`,
-    `seconds`, mean `loss` by round, and `validation`: recall@1 and recall@10 by modality.
+    of them where there are no queries, get a `random_head`; then there is no gate. Equal data, settings, versions,
+    machine and thread count give equal heads. `watch` is told each round. Figures: `settings`, `trained` modalities,
+    `steps`, `epochs` (passes), `best_epoch`, `seconds`, by round its last step and mean `loss` and recall@10 by modality,
+    and `validation`: recall@1 and recall@10 by modality.
     """
     settings = settings or TrainingSettings()
     started = time.monotonic()
@@ -83,32 +137,36 @@ def train_heads(data: TrainingData, dimensions: Mapping[str, int], settings: Tra
     batches = _endless(data)
     validation = data.validation()
     best_score, best_step = -1.0, 0
-    best_recalls: dict[str, dict[str, float]] = {}
-    losses: list[float] = []
-    done = 0
+    best_recalls: Mapping[str, Mapping[str, float]] = {}
+    rounds: list[Round] = []
+    gate, done = None, 0
     for part in np.array_split(np.arange(steps), min(settings.rounds, steps)):
-        losses.append(float(np.mean([trainer.train(batch) for batch in islice(batches, len(part))])))
+        loss = float(np.mean([trainer.train(batch) for batch in islice(batches, len(part))]))
         done += len(part)
         current = {name: head_of(model) for name, model in trainer.averages.items()}
         recalls = evaluate_heads(current, validation)
+        rounds.append(Round(done, steps, loss, recalls))
+        watch(rounds[-1])
         score = float(np.mean([recall["recall@10"] for recall in recalls.values()])) if recalls else float(done)
-        shown = ", ".join(f"{name} {figures['recall@10']:.3f}" for name, figures in recalls.items())
-        logger.info("train: step %d of %d, loss %.3f, recall@10 on validation: %s", done, steps, losses[-1], shown)
         if score > best_score:
             best_score, best_step, best_recalls = score, done, recalls
             heads.update(current)
+            gate = None if trainer.mean_gate is None else gate_of(trainer.mean_gate, tuple(moments))
         elif done - best_step >= settings.patience * len(part):
             break
     figures = {
+        "settings": asdict(settings),
         "trained": list(moments),
         "steps": done,
         "epochs": round(done / data.steps_per_epoch, 2),
         "best_epoch": round(best_step / data.steps_per_epoch, 2),
         "seconds": round(time.monotonic() - started, 2),
-        "loss": losses,
+        "round_steps": [one.step for one in rounds],
+        "loss": [one.loss for one in rounds],
+        "round_recall@10": {name: [one.validation[name]["recall@10"] for one in rounds] for name in best_recalls},
         "validation": best_recalls,
     }
-    return TrainedHeads(heads, figures)
+    return TrainedHeads(heads, figures, gate)
 
 
 def evaluate_heads(heads: Mapping[str, Head], batch: TrainingBatch) -> dict[str, dict[str, float]]:
@@ -131,36 +189,21 @@ def evaluate_heads(heads: Mapping[str, Head], batch: TrainingBatch) -> dict[str,
     return recalls
 
 
-def head_model(mean: Float32, scale: Float32, settings: TrainingSettings, seed: int) -> keras.Model:
-    """Build the Keras model that `heads.Head` describes: float32[B, D] -> float32[B, d].
+def remove_gaps(heads: Mapping[str, Head], data: ArrayTrainingData) -> dict[str, Head]:
+    """Return the heads with the mean of all products' vectors as their gap, each modality's own.
 
-    It begins as an orthonormal projection of the standardised features.
+    Vectors of the modalities then lie about one point (the gap between them: Liang et al. 2022). A modality that no
+    product has keeps its head.
     """
-    layers, initializers = keras.layers, keras.initializers
-    features = keras.Input((len(mean),))
-    standard = layers.Normalization(mean=mean, variance=np.square(scale), name="standard")(features)
-    kept = layers.Dropout(settings.input_dropout, seed=seed)(standard)
-    linear = layers.Dense(settings.dimension, kernel_initializer=initializers.Orthogonal(seed=seed), name="linear")(kept)
-    hidden = layers.Dense(settings.hidden_units, "relu", kernel_initializer=initializers.HeNormal(seed=seed + 1), name="hidden")(
-        kept
-    )
-    hidden = layers.Dropout(settings.hidden_dropout, seed=seed + 1)(hidden)
-    output = layers.Dense(settings.dimension, use_bias=False, kernel_initializer="zeros", name="output")(hidden)
-    return keras.Model(features, layers.UnitNormalization()(layers.Add()([linear, output])))
-
-
-def head_of(model: keras.Model) -> Head:
-    """Take the weights of a head's Keras model for use in numpy."""
-    standard, linear, hidden, output = (model.get_layer(name) for name in ("standard", "linear", "hidden", "output"))
-    return Head(
-        mean=np.asarray(standard.mean).reshape(-1),
-        scale=np.sqrt(np.asarray(standard.variance)).reshape(-1),
-        linear=np.asarray(linear.kernel),
-        hidden=np.asarray(hidden.kernel),
-        hidden_bias=np.asarray(hidden.bias),
-        output=np.asarray(output.kernel),
-        bias=np.asarray(linear.bias),
-    )
+    centred = {}
+    for name, head in heads.items():
+        rows = np.flatnonzero(data.present[name])
+        total = np.zeros(head.dimension_out)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            features = data.product_features(name, rows[start : start + BLOCK_ROWS])
+            total += apply_head(replace(head, gap=np.zeros(0, np.float32)), features).sum(axis=0, dtype=np.float64)
+        centred[name] = replace(head, gap=(total / len(rows)).astype(np.float32)) if len(rows) else head
+    return centred
 
 
 class _Trainer:
@@ -175,13 +218,24 @@ class _Trainer:
             }
             for _ in range(2)
         )
-        self.log_scale = keras.Variable(-math.log(settings.temperature), name="log_scale")
+        self.gate, self.mean_gate = (
+            gate_model(len(moments), settings.dimension, settings.gate_units, settings.seed) if settings.gate else None
+            for _ in range(2)
+        )
+        self.contrastive = settings.loss == "contrastive"
+        scale = -math.log(settings.temperature) if self.contrastive else math.log(10.0)
+        self.log_scale = keras.Variable(scale, name="log_scale")
+        self.bias = keras.Variable(0.0 if self.contrastive else -10.0, name="bias")
         rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
         self.optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "log_scale"])
-        self.weights = [weight for model in self.models.values() for weight in model.trainable_variables]
-        self.means = [weight for model in self.averages.values() for weight in model.trainable_variables]
-        self.optimizer.build([*self.weights, self.log_scale])
+        gates = ([] if gate is None else [gate] for gate in (self.gate, self.mean_gate))
+        self.weights, self.means = (
+            [weight for model in [*models.values(), *gate] for weight in model.trainable_variables]
+            for models, gate in zip((self.models, self.averages), gates, strict=True)
+        )
+        self.variables = [*self.weights, self.log_scale] + ([] if self.contrastive else [self.bias])
+        self.optimizer.build(self.variables)
         self.step = tf.function(self._step, reduce_retracing=True)
 
     def train(self, batch: TrainingBatch) -> float:
@@ -200,35 +254,26 @@ class _Trainer:
     ) -> tf.Tensor:
         with tf.GradientTape() as tape:
             asked = self.models["text"](queries, training=True)
-            scale = tf.exp(tf.minimum(self.log_scale.value, math.log(100.0)))
-            losses = [
-                _contrast(
-                    scale * tf.matmul(asked, model(features[name], training=True), transpose_b=True),
-                    tf.logical_and(answers, present[name][None, :]),
-                    present[name],
-                )
-                for name, model in self.models.items()
-            ]
+            vectors = {name: model(features[name], training=True) for name, model in self.models.items()}
+            losses = [self._loss(asked, vectors[name], answers, present[name]) for name in vectors]
+            if self.gate is not None:
+                fused = fuse_by_gate(self.gate, list(vectors.values()), list(present.values()))
+                losses.append(self._loss(asked, fused, answers, tf.reduce_any(list(present.values()), axis=0)))
             loss = tf.add_n(losses) / len(losses)
-        variables = [*self.weights, self.log_scale]
-        self.optimizer.apply(tape.gradient(loss, [variable.value for variable in variables]), variables)
+        self.optimizer.apply(tape.gradient(loss, [variable.value for variable in self.variables]), self.variables)
         step = tf.cast(self.optimizer.iterations.value, tf.float32)
         share = 1.0 - tf.minimum(self.decay, step / (step + 10.0))
         for mean, weight in zip(self.means, self.weights, strict=True):
             mean.assign_add(share * (weight.value - mean.value))
         return loss
 
-
-def _contrast(logits: tf.Tensor, answers: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-    """Average the cross entropies of both directions: over a query's products and over a product's queries."""
-    logits = tf.where(present[None, :], logits, -1e9)
-    positive = tf.cast(answers, tf.float32)
-    total = 0.0
-    for axis in (1, 0):
-        right = tf.reduce_sum(positive, axis)
-        entropy = -tf.reduce_sum(positive * tf.nn.log_softmax(logits, axis), axis) / tf.maximum(right, 1.0)
-        total += tf.reduce_sum(entropy) / tf.maximum(tf.reduce_sum(tf.cast(right > 0, tf.float32)), 1.0)
-    return total / 2.0
+    def _loss(self, asked: tf.Tensor, vectors: tf.Tensor, answers: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+        scale = tf.exp(tf.minimum(self.log_scale.value, math.log(100.0)))
+        logits = scale * tf.matmul(asked, vectors, transpose_b=True)
+        answers = tf.logical_and(answers, present[None, :])
+        if self.contrastive:
+            return contrastive_loss(logits, answers, present)
+        return sigmoid_loss(logits + self.bias.value, answers, present)
 
 
 def _steps(per_epoch: int, settings: TrainingSettings) -> int:

@@ -132,14 +132,14 @@ class ArrayTrainingData:
             product, column = np.nonzero(asked[slots] == ids)
             answers[slots[product, column], product] = True
         return TrainingBatch(
-            products={name: self._features(name, rows, rng) for name in self.features},
+            products={name: self.product_features(name, rows, rng) for name in self.features},
             present={name: np.asarray(mask[rows]) for name, mask in self.present.items()},
             queries=np.asarray(self.queries[asked]),
             answers=answers,
         )
 
-
-    def _features(self, name: str, rows: Ids, rng: np.random.Generator | None) -> Features:
+    def product_features(self, name: str, rows: Ids, rng: np.random.Generator | None = None) -> Features:
+        """Give the features of products: of one drawn view each, or as the index has them."""
         array = self.features[name]
         if rng is None:
             return np.asarray(array[rows, : self.index_views.get(name, 1)]).mean(axis=1, dtype=np.float32)

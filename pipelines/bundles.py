@@ -101,7 +101,8 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
             "with run --refit-statistics"
         )
     dimension = 0 if structured is None else read_statistics(structured)["dimension"]
-    return Fusion(config.fusion or (DEFAULT_FUSION if base is None else base.kind), weights, dimension)  # type: ignore[arg-type]
+    kind, gate = (DEFAULT_FUSION, None) if base is None else (base.kind, base.gate)
+    return Fusion(config.fusion or kind, weights, dimension, gate)  # type: ignore[arg-type]
 
 
 def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None = None) -> Bundle:
@@ -132,7 +133,7 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
     towers = {modality: bundle.folder / "towers" / modality for modality in bundle.towers}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
-        made = write_bundle(folder, towers, bundle.heads, fusion, views, bundle.training, structured or own)
+        made = write_bundle(folder, towers, bundle.heads, fusion, views, bundle.training, structured or own, bundle.curves)
         return open_at(adopt(made, index))
 
 

@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 METRICS = ("angular", "euclidean", "manhattan", "dot")
 POOLINGS = ("mean", "concatenation")
 FORMATS = ("auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "merchant", "shopify", "woocommerce")
-FUSIONS = ("concatenation", "weighted_sum", "mean", "max")
+FUSIONS = ("concatenation", "weighted_sum", "mean", "max", "attention")
+LOSSES = ("contrastive", "sigmoid")
 DEFAULT_FUSION = "concatenation"
 MODALITIES = ("picture", "text")
 DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "structured": 0.0}
@@ -92,17 +93,25 @@ class Config:
     cross_language: bool | None = setting(None, "let Chinese and English shop words stand for one another in text views")
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
-    fusion: Literal["concatenation", "weighted_sum", "mean", "max"] | None = setting(
+    fusion: Literal["concatenation", "weighted_sum", "mean", "max", "attention"] | None = setting(
         None, "how the vectors of a product's modalities become one (default: the bundle's; trained: concatenation)"
     )
     weight: Mapping[str, str] = setting(
-        {}, "weight of a modality in the fused vector, picture=0.5, or share of structured columns, structured=0.2"
+        {}, "weight of a modality in the fused vector, picture=0.5, or share of structured columns, structured=0.2 (default: "
+        "the bundle's; trained: chosen on validation products, no structured columns)"
     )
     refit_statistics: bool = setting(False, "fit the statistics of structured columns anew on this catalogue first")
     phrases: tuple[str, ...] = setting((), "columns that training makes phrases from (default: found by their names)")
     max_training_products: int = setting(200_000, "products that heads are trained on, at most")
     max_phrases: int = setting(20_000, "distinct phrases encoded for training, at most")
     epochs: int = setting(0, "epochs of training, at most (0: as many as pay)")
+    loss: Literal["contrastive", "sigmoid"] = setting("contrastive", "what heads are trained by")
+    remove_gap: bool = setting(False, "take the mean of each modality's vectors over the catalogue away from them")
+    group: str | None = setting(
+        None, "column that says which products are variants of one: they, and products of equal titles, are validated or "
+        "trained on together (default: item_group_id or parent, where there is one)"
+    )  # fmt: skip
+    tensorboard: str | None = setting(None, "folder for TensorBoard's event logs of the training")
     holdout: float = setting(0.0, "share of the products, by the hash of their ids, that training never sees")
 
     def replace(self, **changes: Any) -> Config:
@@ -127,7 +136,7 @@ PREVIEW_SETTINGS = (
 )  # fmt: skip
 TRAINING_SETTINGS = (
     "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "max_training_products",
-    "max_phrases", "epochs", "holdout",
+    "max_phrases", "epochs", "loss", "remove_gap", "group", "tensorboard", "holdout",
 )  # fmt: skip
 
 
@@ -248,11 +257,14 @@ def check(config: Config) -> Config:
             raise ConfigError(f"{flag(name)} is {getattr(config, name)}; it is a share between 0 and 1")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
-    for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS)):
+    for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS),
+                          ("loss", LOSSES)):  # fmt: skip
         if getattr(config, name) not in (*allowed, SETTINGS[name].default):
             raise ConfigError(f"{flag(name)} is '{getattr(config, name)}'; it may be {', '.join(allowed)}")
     if config.views > 1 and config.view_pooling == "concatenation":
         raise ConfigError("--views takes views apart to train on them: it goes with --view-pooling mean only")
+    if config.remove_gap and config.fusion == "attention":
+        raise ConfigError("--remove-gap changes the vectors that --fusion attention learned to weigh: choose one of them")
     if not any(fusion_weights(config)[name] for name in MODALITIES):
         raise ConfigError("--weight leaves no modality with a weight above 0")
     return config

@@ -16,16 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from encoders.bundle import Bundle, write_bundle
+from encoders.curves import draw_curves
+from encoders.fusion import Fusion
+from encoders.heads import Head
 from encoders.presets import build_tower
+from encoders.selection import ChosenFusion, choose_weights
 from encoders.towers import Modality, TowerSpec
-from encoders.training import TrainingSettings, train_heads
+from encoders.training import TrainedHeads, TrainingSettings, remove_gaps, train_heads
+from encoders.training_data import TrainingData
 from pipelines import stages, storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at
-from pipelines.config import Config
+from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
 from pipelines.job import finish_run, open_job
 from pipelines.layout import Index
 from pipelines.statistics import find_settings, fit_statistics
-from pipelines.training_features import read_products, training_data
+from pipelines.training_features import group_column, read_products, training_data
+from pipelines.training_watch import watch_training
 from pipelines.views import index_views, training_views
 
 _log = logging.getLogger(__name__)
@@ -64,34 +70,56 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     """
     views, towers = index_views(config), ensure_towers(config)
     job = open_job(config, "train", towers, training_views(config), None, None, flags)
-    find_settings(job.schema, config)  # what it refuses is refused before anything is encoded
+    group_column(job.schema.kept.names, config)
+    find_settings(job.schema, config)  # what they refuse is refused before anything is encoded
     for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
         stage(job)
     products = read_products(job)
     used = {modality: towers[modality] for modality in job.spaces}
-    settings = TrainingSettings(dimension=config.dimension, seed=config.seed)
-    if config.epochs:
-        settings = TrainingSettings(dimension=config.dimension, seed=config.seed, epochs=config.epochs)
+    settings = TrainingSettings(
+        dimension=config.dimension, seed=config.seed, epochs=config.epochs or None, loss=config.loss,
+        gate=config.fusion == "attention",
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         data, sizes = training_data(job, products, Path(temporary))
-        trained = train_heads(data, {modality: features.shape[2] for modality, features in data.features.items()}, settings)
+        with watch_training(config.tensorboard) as watch:
+            trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
+        heads = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
+        chosen = _choose(config, trained, heads, data)
+        figures = {**trained.figures, **sizes, "remove_gap": config.remove_gap, "fusion": chosen.figures}
         structured = fit_statistics(job, Path(temporary) / "structured")
         bundle = write_bundle(
             Path(config.bundle) if config.bundle else Path(temporary) / "bundle",
             {modality: localise(folder) for modality, (folder, _) in used.items()},
-            trained.heads,
-            fusion_for(config, tuple(used), structured),
+            heads,
+            fusion_for(config, tuple(used), structured, chosen.fusion),
             views,
-            {**trained.figures, **sizes},
+            figures,
             structured,
+            draw_curves(figures),
         )
         own = adopt(bundle, Index(config.index))
-    _report(trained.figures)
+    _report(figures)
     finish_run(job.index, job.run)
     return bundle if config.bundle else open_at(own)
+
+
+def _choose(config: Config, trained: TrainedHeads, heads: Mapping[str, Head], data: TrainingData) -> ChosenFusion:
+    """Choose the weights of modalities that the configuration leaves open."""
+    weights = {name: weight for name, weight in fusion_weights(config).items() if name in heads}
+    kind = config.fusion or DEFAULT_FUSION
+    if kind == "attention" and trained.gate is None:
+        raise ConfigError("--fusion attention: the catalogue has no titles or phrases to train it with")
+    fusion = Fusion(kind, weights, gate=trained.gate)  # type: ignore[arg-type]
+    return choose_weights(fusion, heads, data.validation(), fixed=any(name in config.weight for name in heads))
 
 
 def _report(figures: Mapping[str, Any]) -> None:
     for modality, recalls in figures.get("validation", {}).items():
         shown = ", ".join(f"{name} {value:.3f}" for name, value in recalls.items())
         _log.info("train: on products held out for validation, text -> %s %s", modality, shown)
+    fusion = figures["fusion"]
+    if fusion["ndcg@10"] is not None:
+        weights = ", ".join(f"{name} {weight:g}" for name, weight in fusion["weights"].items())
+        _log.info("train: fused nDCG@10 of %d queries %.3f with the weights %s, %s", fusion["queries"], fusion["ndcg@10"],
+                  weights, "chosen on them" if fusion["chosen"] else "as given or by default")  # fmt: skip

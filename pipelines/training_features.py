@@ -17,6 +17,7 @@ import pyarrow as pa
 from encoders.pooling import Views
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, storage
+from pipelines.config import Config, ConfigError
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.features import FeatureReader, Space, stored
 from pipelines.ingest import COLUMNS
@@ -31,6 +32,7 @@ from transforms.text import clean_text
 PHRASES_PER_PRODUCT = 8
 CHINESE_SHARE = 0.35
 VALIDATION_SHARE = 0.05
+GROUP_COLUMNS = ("item_group_id", "parent")
 
 _log = logging.getLogger(__name__)
 
@@ -44,21 +46,24 @@ class Products:
         orders: their orders.
         titles: cleaned titles, None where there is none.
         phrases: phrases that fit each product.
+        groups: what the column of groups says of each, None where there is none or it is empty.
     """
 
     ids: list[str]
     orders: list[int]
     titles: list[str | None]
     phrases: list[list[str]]
+    groups: list[str | None]
 
 
 def read_products(job: Job) -> Products:
     """Read the products to train on, with the phrases made from their columns."""
     config, words = job.config, ShopWords.load()
-    products = Products([], [], [], [])
+    products = Products([], [], [], [], [])
     for table in _tables(job, config.max_training_products):
         columns = table[COLUMNS].combine_chunks()
         names = [field.name for field in columns.type]
+        group = group_column(names, config)
         roles = {name: name for name in config.phrases} if config.phrases else find_roles(names)
         for product_id, order, row, text in zip(
             table[PRODUCT_ID].to_pylist(), table[ORDER].to_pylist(), columns.to_pylist(), table["text"].to_pylist(),
@@ -70,8 +75,55 @@ def read_products(job: Job) -> Products:
             products.orders.append(order)
             products.titles.append(row.get("title") or (text if "title" not in names else None))
             attributes = product_attributes(row, roles, words)
+            products.groups.append(str(row[group]) if group and row[group] not in (None, "") else None)
             products.phrases.append(phrases_of(attributes, PHRASES_PER_PRODUCT, config.seed, words, CHINESE_SHARE))
     return products
+
+
+def group_column(names: Sequence[str], config: Config) -> str | None:
+    """Return the column that says which products are variants of one, None where there is none.
+
+    Raises:
+        ConfigError: the catalogue does not keep the one that `--group` names.
+    """
+    if config.group is not None and config.group not in names:
+        raise ConfigError(
+            f"--group {config.group}: the catalogue keeps no such column (it keeps {', '.join(names) or 'none'})"
+        )
+    return config.group or next((name for name in GROUP_COLUMNS if name in names), None)
+
+
+def split_validation(products: Products) -> np.ndarray:
+    """Choose the products to validate with, a twentieth at most: bool[N].
+
+    Products of one group or title, directly or through others, are chosen together, so that none is asked for by what
+    training saw of its twin. Which ones: those of the highest `hash_share` of their first product; a group too large
+    for what is left of the twentieth is trained on.
+    """
+    family = list(range(len(products.ids)))
+
+    def first_of(row: int) -> int:
+        while family[row] != row:
+            family[row] = family[family[row]]
+            row = family[row]
+        return row
+
+    seen: dict[tuple[str, str], int] = {}
+    for row, named in enumerate(zip(products.titles, products.groups, strict=True)):
+        for kind, name in zip(("title", "group"), named, strict=True):
+            if name:
+                one, other = sorted((first_of(row), first_of(seen.setdefault((kind, name), row))))
+                family[other] = one
+    members: dict[int, list[int]] = {}
+    for row in range(len(family)):
+        members.setdefault(first_of(row), []).append(row)
+    chosen = np.zeros(len(family), dtype=bool)
+    left = round(VALIDATION_SHARE * len(family))
+    for first in sorted(members, key=lambda row: (-hash_share(products.orders[row]), row)):
+        if len(members[first]) <= left:
+            chosen[members[first]] = True
+            left -= len(members[first])
+    return chosen
 
 
 def hash_share(order: int) -> float:
@@ -212,7 +264,7 @@ def training_data(job: Job, products: Products, folder: Path) -> tuple[ArrayTrai
         queries=encoded,
         title_ids=title_ids,
         product_phrases=fits,
-        validation_rows=np.array([hash_share(order) >= 1 - VALIDATION_SHARE for order in products.orders], dtype=bool),
+        validation_rows=split_validation(products),
         index_views={name: min(views.count, config.views) for name, views in index_views(config).items()},
         seed=config.seed,
     )

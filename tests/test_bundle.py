@@ -16,7 +16,7 @@ from version_maker import FUSION, SHARED, write_heads, write_towers
 
 from encoders import integrity
 from encoders.bundle import Bundle, BundleError, open_bundle, write_bundle
-from encoders.fusion import Fusion
+from encoders.fusion import Fusion, Gate
 from encoders.heads import Head, random_head
 from encoders.integrity import FileEntry, IntegrityError, describe_file, read_entries, verify_files
 from encoders.pooling import Views
@@ -328,3 +328,23 @@ def test_an_entry_without_a_size_is_refused() -> None:
 def test_another_word_than_once_or_always_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="verify is 'never'; it may be 'once' or 'always'"):
         verify_files(tmp_path, {}, "never")  # type: ignore[arg-type]
+
+
+def test_curves_and_gate_are_files_of_the_bundle_and_only_the_gate_changes_what_it_is(write: MakeBundle) -> None:
+    plain, drawn = write(), write("drawn", curves=b"a picture")
+    assert plain.curves is None
+    assert open_bundle(drawn.folder).curves == b"a picture"
+    assert drawn.hash == plain.hash
+    assert (drawn.folder / "training" / "curves.png").read_bytes() == b"a picture"
+    gate = Gate(("picture", "text"), np.ones((2 * SHARED + 2, 3)), np.zeros(3), np.zeros((3, 2)), np.zeros(2))
+    weighed = write("weighed", fusion=Fusion("attention", dict(FUSION.weights), gate=gate))
+    assert open_bundle(weighed.folder).fusion == weighed.fusion
+    assert weighed.fusion.gate == gate
+    other = replace(gate, bias=np.ones(2, np.float32))
+    assert write("other", fusion=replace(weighed.fusion, gate=other)).hash != weighed.hash
+    (drawn.folder / "training" / "curves.png").write_bytes(b"A picture")
+    with pytest.raises(BundleError, match=r"curves.png is altered"):
+        open_bundle(drawn.folder, verify="always")
+    small = Gate(("picture", "text"), np.ones((6, 3)), np.zeros(3), np.zeros((3, 2)), np.zeros(2))
+    with pytest.raises(BundleError, match=r"the fusion's gate weighs picture, text of dimension 2, the heads give .*: train"):
+        write("small", fusion=replace(weighed.fusion, gate=small))

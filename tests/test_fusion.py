@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from encoders.fusion import Fusion, FusionError, FusionKind
+from encoders.fusion import Fusion, FusionError, FusionKind, Gate
 
 KINDS: tuple[FusionKind, ...] = ("concatenation", "weighted_sum", "mean", "max")
 ROWS, D = 40, 6
+WEIGHTS_OF_GATE = {"picture": 0.5, "text": 0.5}
 
 
 def unit(array: np.ndarray) -> np.ndarray:
@@ -235,3 +237,56 @@ def test_vectors_of_different_shapes_are_refused(vectors: dict[str, np.ndarray])
         fusion.fuse({"picture": vectors["picture"], "text": vectors["text"][:, :3]}, {})
     with pytest.raises(FusionError, match=r"presence of 'text' has shape \(3,\) for 40 vectors"):
         fusion.fuse(vectors, {"text": np.ones(3, bool)})
+
+
+def gate(seed: int = 0, **changes: Any) -> Gate:
+    rng = np.random.default_rng(seed)
+    given = {"modalities": ("picture", "text"), "hidden": rng.standard_normal((2 * D + 2, 5)),
+             "hidden_bias": rng.standard_normal(5), "output": rng.standard_normal((5, 2)),
+             "bias": rng.standard_normal(2)}  # fmt: skip
+    return Gate(**{**given, **changes})
+
+
+def test_attention_is_the_sum_by_the_weights_of_each_product(
+    vectors: dict[str, np.ndarray], present: dict[str, np.ndarray]
+) -> None:
+    fusion = Fusion("attention", WEIGHTS_OF_GATE, gate=gate())
+    masked = {name: (np.where(present[name][:, None], array, 0), present[name]) for name, array in vectors.items()}
+    shares = gate().weigh(masked, ROWS)
+    there = np.stack([present["picture"], present["text"]], axis=1)
+    np.testing.assert_allclose(shares.sum(axis=1), there.any(axis=1), atol=1e-6)
+    assert (shares[~there] == 0).all()
+    assert shares[there.all(axis=1), 0].std() > 0.01
+    total = sum(shares[:, [n]] * masked[name][0] for n, name in enumerate(("picture", "text")))
+    norms = np.linalg.norm(total, axis=1, keepdims=True)
+    expected = np.divide(total, norms, out=np.zeros_like(total), where=norms > 0)
+    np.testing.assert_allclose(fusion.fuse(vectors, present), expected, atol=1e-6)
+
+
+def test_a_query_of_one_modality_is_itself_by_attention_and_of_both_is_weighed(vectors: dict[str, np.ndarray]) -> None:
+    fusion = Fusion("attention", WEIGHTS_OF_GATE, gate=gate())
+    for name in vectors:
+        np.testing.assert_allclose(fusion.query({name: vectors[name]}, {}), vectors[name], atol=1e-6)
+    np.testing.assert_allclose(fusion.query(vectors, {}), fusion.fuse(vectors, {}), atol=1e-6)
+
+
+def test_attention_without_a_gate_and_gates_that_do_not_fit_are_refused(
+    vectors: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    with pytest.raises(FusionError, match="fusion by attention needs a gate, which is trained: train --fusion attention"):
+        Fusion("attention", WEIGHTS_OF_GATE)
+    with pytest.raises(FusionError, match=r"gate arrays of shapes .* do not fit 2 modalities: train it again"):
+        gate(bias=np.zeros(3))
+    with pytest.raises(FusionError, match="gate array 'bias' has values that are not finite: train it again"):
+        gate(bias=np.array([0, np.nan]))
+    other = {name: np.ones((3, D + 1), np.float32) for name in vectors}
+    with pytest.raises(FusionError, match=f"the gate weighs vectors of dimension {D}: train it with these heads"):
+        Fusion("attention", WEIGHTS_OF_GATE, gate=gate()).fuse(other, {})
+    gate().to_npz(tmp_path / "fusion.npz")
+    assert Gate.from_npz(tmp_path / "fusion.npz") == gate()
+    assert Gate.from_npz(tmp_path / "fusion.npz") != gate(seed=1)
+    (tmp_path / "fusion.npz").write_bytes(b"no")
+    with pytest.raises(FusionError, match=r"gate file '.*fusion.npz' cannot be read .*: write the bundle again"):
+        Gate.from_npz(tmp_path / "fusion.npz")
+
+

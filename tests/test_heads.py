@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,19 @@ def test_random_head_keeps_the_order_of_similarities(inputs: int, outputs: int) 
     vectors = apply_head(head, features)
     np.testing.assert_allclose(vectors @ vectors.T, features @ features.T, atol=1e-5 if outputs >= inputs else 0.3)
     assert np.array_equal(head.linear, random_head(inputs, outputs, seed=5).linear)
+
+
+def test_a_gap_is_taken_away_and_what_is_left_brought_to_unit_norm(tmp_path: Path) -> None:
+    features = np.random.default_rng(1).standard_normal((50, 12)).astype(np.float32)
+    plain = random_head(12, 8, 0)
+    gap = apply_head(plain, features).mean(axis=0)
+    centred = replace(plain, gap=gap)
+    left = apply_head(plain, features) - gap
+    expected = left / np.linalg.norm(left, axis=1, keepdims=True)
+    np.testing.assert_allclose(apply_head(centred, features), expected, atol=1e-6)
+    centred.to_npz(tmp_path / "centred.npz")
+    assert np.array_equal(Head.from_npz(tmp_path / "centred.npz").gap, gap)
+    plain.to_npz(tmp_path / "plain.npz")
+    assert Head.from_npz(tmp_path / "plain.npz").gap.size == 0
+    with pytest.raises(HeadError, match=r"head array 'gap' has shape \(5,\), but its other arrays ask for \(8,\)"):
+        replace(plain, gap=np.zeros(5, np.float32))

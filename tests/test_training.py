@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
+from encoders.fusion import Fusion
 from encoders.heads import Head, apply_head, random_head
-from encoders.training import TrainingSettings, evaluate_heads, head_model, head_of, train_heads
+from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
+from encoders.training import Round, TrainingSettings, evaluate_heads, event_log, remove_gaps, train_heads
 from encoders.training_data import ArrayTrainingData
 
 KINDS, COLOURS, PHRASES_EACH = 8, 6, 4
@@ -170,3 +175,92 @@ def test_rows_are_read_from_files_mapped_to_memory_and_missing_ones_never_looked
         features[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
     mapped = train_heads(make_data(features=features), WIDTHS, SETTINGS)
     assert all(same(mapped.heads[name], trained["heads"][name]) for name in WIDTHS)
+
+
+def test_the_sigmoid_loss_trains_heads_that_find_products_too(data: ArrayTrainingData) -> None:
+    result = train_heads(data, WIDTHS, TrainingSettings(**{**vars(SETTINGS), "loss": "sigmoid"}))
+    assert result.figures["settings"]["loss"] == "sigmoid"
+    assert result.figures["loss"][-1] < result.figures["loss"][0]
+    assert min(figures["recall@10"] for figures in result.figures["validation"].values()) > 0.7
+
+
+def test_each_round_is_told_and_is_in_the_figures(data: ArrayTrainingData) -> None:
+    told: list[Round] = []
+    figures = train_heads(data, WIDTHS, SETTINGS, told.append).figures
+    assert [one.step for one in told] == figures["round_steps"]
+    assert [one.loss for one in told] == figures["loss"]
+    assert {one.steps for one in told} == {48}
+    for name in WIDTHS:
+        assert figures["round_recall@10"][name] == [one.validation[name]["recall@10"] for one in told]
+    assert "recall@10 on validation: picture 0." in told[-1].shown
+
+
+def test_numpy_weighs_modalities_as_keras_does() -> None:
+    rng = np.random.default_rng(0)
+    model = gate_model(2, 16, 5, seed=0)
+    for variable in model.trainable_variables:
+        variable.assign(rng.standard_normal(variable.shape))
+    vectors = {name: rng.standard_normal((50, 16)).astype(np.float32) for name in WIDTHS}
+    vectors = {name: array / np.linalg.norm(array, axis=1, keepdims=True) for name, array in vectors.items()}
+    present = {"picture": rng.random(50) < 0.6, "text": rng.random(50) < 0.6}
+    assert (~present["picture"] & ~present["text"]).any()
+    fusion = Fusion("attention", {"picture": 0.5, "text": 0.5}, gate=gate_of(model, tuple(WIDTHS)))
+    expected = fuse_by_gate(model, [tf.constant(vectors[name]) for name in WIDTHS], [tf.constant(present[n]) for n in WIDTHS])
+    np.testing.assert_allclose(fusion.fuse(vectors, present), expected, atol=1e-5)
+
+
+def test_the_gate_learns_which_modality_says_something_of_a_product() -> None:
+    """Half of the products have a picture of noise, the others a text of noise; each noise lies in a corner of its own."""
+    data = make_data(2000)
+    rng = np.random.default_rng(5)
+    noisy = {"picture": np.arange(2000) % 2 == 0, "text": np.arange(2000) % 2 == 1}
+    features = {
+        name: np.where(noisy[name][:, None, None], rng.standard_normal(array.shape) - 6, array).astype(np.float16)
+        for name, array in data.features.items()
+    }
+    whole = {name: np.ones(2000, bool) for name in WIDTHS}
+    mixed = make_data(2000, features=features, present=whole)
+    result = train_heads(mixed, WIDTHS, TrainingSettings(**{**vars(SETTINGS), "gate": True}))
+    assert result.gate is not None
+    vectors = {name: apply_head(result.heads[name], features[name][:, 0]) for name in WIDTHS}
+    shares = result.gate.weigh({name: (vectors[name], whole[name]) for name in WIDTHS}, 2000)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+    assert shares[noisy["text"], 0].mean() > 0.8
+    assert shares[noisy["picture"], 1].mean() > 0.8
+
+
+def test_a_gap_added_to_one_modality_is_removed(data: ArrayTrainingData) -> None:
+    rng = np.random.default_rng(0)
+    heads = {name: random_head(width, 16, seed=0) for name, width in WIDTHS.items()}
+    apart = {name: replace(head, bias=4 * rng.standard_normal(16).astype(np.float32)) for name, head in heads.items()}
+    centred = remove_gaps(apart, data)
+
+    def distance(heads: dict[str, Head]) -> float:
+        means = [apply_head(heads[n], data.features[n][data.present[n], 0]).mean(axis=0) for n in WIDTHS]
+        return float(np.linalg.norm(means[0] - means[1]))
+
+    assert distance(apart) > 0.8
+    assert distance(centred) < 0.2
+    for name, head in centred.items():
+        own = apply_head(apart[name], data.features[name][data.present[name], 0])
+        np.testing.assert_allclose(head.gap, own.mean(axis=0), atol=1e-5)
+    again = remove_gaps(centred, data)
+    assert all(same(again[name], centred[name]) for name in WIDTHS)
+
+
+def test_rounds_are_written_for_tensorboard(tmp_path: Path) -> None:
+    recalls = {"picture": {"recall@1": 0.25, "recall@10": 0.5}}
+    with event_log(str(tmp_path)) as write:
+        write(Round(24, 48, 2.5, recalls))
+        write(Round(48, 48, 1.5, recalls))
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    found = {}
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = event_pb2.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            found[event.step, value.tag] = float(tf.make_ndarray(value.tensor))
+    assert found == {
+        (step, tag): value
+        for step, loss in ((24, 2.5), (48, 1.5))
+        for tag, value in (("loss", loss), ("validation/picture/recall@1", 0.25), ("validation/picture/recall@10", 0.5))
+    }

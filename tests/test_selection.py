@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from encoders.fusion import Fusion
+from encoders.heads import random_head
+from encoders.selection import choose_weights, ndcg_at_10
+from encoders.training_data import TrainingBatch
+
+D = 24
+HEADS = {name: random_head(D, D, 0) for name in ("picture", "text")}
+
+
+def batch(clear: str, count: int = 200, present: float = 1.0) -> TrainingBatch:
+    """Make products of which one modality lies near their queries, and the other anywhere."""
+    rng = np.random.default_rng(0)
+    queries = rng.standard_normal((count, D)).astype(np.float32)
+    near = queries + 0.3 * rng.standard_normal((count, D)).astype(np.float32)
+    noise = rng.standard_normal((count, D)).astype(np.float32)
+    products = {name: near if name == clear else noise for name in HEADS}
+    return TrainingBatch(products, {name: rng.random(count) < present for name in HEADS}, queries, np.eye(count, dtype=bool))
+
+
+@pytest.mark.parametrize("kind", ["concatenation", "weighted_sum"])
+@pytest.mark.parametrize(("clear", "weights"), [("picture", (0.6, 0.9)), ("text", (0.1, 0.4))])
+def test_the_modality_that_answers_gets_the_weight(kind: str, clear: str, weights: tuple[float, float]) -> None:
+    fusion = Fusion(kind, {"picture": 0.4, "text": 0.6})  # type: ignore[arg-type]
+    chosen = choose_weights(fusion, HEADS, batch(clear))
+    assert weights[0] <= chosen.fusion.weights["picture"] <= weights[1]
+    assert chosen.fusion.weights["text"] == pytest.approx(1 - chosen.fusion.weights["picture"])
+    assert chosen.figures["chosen"] is True
+    assert chosen.figures["queries"] == 200
+    assert chosen.figures["weights"] == chosen.fusion.weights
+    assert [weight for weight, _ in chosen.figures["grid"]] == [round(0.1 * n, 1) for n in range(1, 10)]
+    assert chosen.figures["ndcg@10"] == max(found for _, found in chosen.figures["grid"])
+    assert choose_weights(fusion, HEADS, batch(clear)) == chosen
+
+
+def test_weights_that_are_given_too_few_queries_and_kinds_that_do_not_weigh_leave_the_fusion() -> None:
+    own = Fusion("concatenation", {"picture": 0.4, "text": 0.6})
+    mean = Fusion("mean", {"picture": 0.4, "text": 0.6})
+    one = Fusion("concatenation", {"picture": 0.0, "text": 1.0})
+    for fusion, drawn, fixed in ((own, batch("text"), True), (own, batch("text", 99), False), (mean, batch("text"), False),
+                                 (one, batch("text"), False), (own, batch("text", present=0.0), False)):  # fmt: skip
+        chosen = choose_weights(fusion, HEADS, drawn, fixed)
+        assert chosen.fusion == fusion
+        assert (chosen.figures["chosen"], chosen.figures["grid"]) == (False, [])
+        assert chosen.figures["ndcg@10"] is not None
+
+
+def test_equally_good_weights_are_those_nearest_to_the_given() -> None:
+    drawn = batch("text")
+    same = TrainingBatch(dict.fromkeys(HEADS, drawn.products["text"]), drawn.present, drawn.queries, drawn.answers)
+    for picture in (0.2, 0.4, 0.7):
+        chosen = choose_weights(Fusion("concatenation", {"picture": picture, "text": 1 - picture}), HEADS, same)
+        assert chosen.fusion.weights["picture"] == picture
+
+
+def test_without_queries_nothing_is_measured() -> None:
+    drawn = batch("text")
+    silent = TrainingBatch(drawn.products, drawn.present, np.zeros((0, D), np.float32), np.zeros((0, 200), bool))
+    assert choose_weights(Fusion("mean", {"text": 1.0}), HEADS, silent).figures["ndcg@10"] is None
+
+
+def test_ndcg_is_that_of_the_paper() -> None:
+    similarity = np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]], np.float32)
+    answers = np.array([[True, False, True], [True, False, False]])
+    ideal = 1 + 1 / np.log2(3)
+    np.testing.assert_allclose(ndcg_at_10(similarity, answers), [1.5 / ideal, 0.5])
