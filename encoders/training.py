@@ -7,11 +7,9 @@ picture and text come to lie in one space with the queries. The text head serves
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
 from typing import Any, Literal
@@ -26,8 +24,7 @@ from encoders.heads import BLOCK_ROWS, Head, apply_head, random_head
 from encoders.losses import contrastive_loss, sigmoid_loss
 from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
 from encoders.training_data import ArrayTrainingData, Features, Mask, TrainingBatch, TrainingData
-
-logger = logging.getLogger(__name__)
+from encoders.training_rounds import Round, log_round
 
 Float32 = npt.NDArray[np.float32]
 
@@ -71,44 +68,6 @@ class TrainedHeads:
     heads: Mapping[str, Head]
     figures: Mapping[str, Any] = field(default_factory=dict)
     gate: Gate | None = None
-
-
-@dataclass(frozen=True)
-class Round:
-    """Say how far a training is: step of `steps`, mean loss since the round before, recalls as `evaluate_heads` gives them."""
-
-    step: int
-    steps: int
-    loss: float
-    validation: Mapping[str, Mapping[str, float]]
-
-    @property
-    def shown(self) -> str:
-        """Give the figures for people."""
-        recalls = ", ".join(f"{name} {figures['recall@10']:.3f}" for name, figures in self.validation.items())
-        return f"loss {self.loss:.3f}, recall@10 on validation: {recalls or 'no queries'}"
-
-
-def log_round(done: Round) -> None:
-    """Log a line a round."""
-    logger.info("train: step %d of %d, %s", done.step, done.steps, done.shown)
-
-
-@contextmanager
-def event_log(folder: str) -> Iterator[Callable[[Round], None]]:
-    """Write rounds to a folder for TensorBoard, local or whatever TensorFlow can write to, as they are told."""
-    writer = tf.summary.create_file_writer(folder)
-
-    def write(done: Round) -> None:
-        with writer.as_default(step=done.step):
-            tf.summary.scalar("loss", done.loss)
-            for modality, figures in done.validation.items():
-                for name, value in figures.items():
-                    tf.summary.scalar(f"validation/{modality}/{name}", value)
-        writer.flush()
-
-    yield write
-    writer.close()
 
 
 def train_heads(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from encoders.training import Round, event_log, log_round
+from encoders.training_rounds import Round, event_log, log_round
 
 Watch = Callable[[Round], None]
 

@@ -336,7 +336,12 @@ def test_curves_and_gate_are_files_of_the_bundle_and_only_the_gate_changes_what_
     assert open_bundle(drawn.folder).curves == b"a picture"
     assert drawn.hash == plain.hash
     assert (drawn.folder / "training" / "curves.png").read_bytes() == b"a picture"
-    gate = Gate(("picture", "text"), np.ones((2 * SHARED + 2, 3)), np.zeros(3), np.zeros((3, 2)), np.zeros(2))
+
+    def gate_of(dimension: int) -> Gate:
+        shapes = (2 * dimension + 2, 3), (3,), (3, 2), (2,)
+        return Gate(("picture", "text"), *(np.zeros(shape, np.float32) for shape in shapes))
+
+    gate = gate_of(SHARED)
     weighed = write("weighed", fusion=Fusion("attention", dict(FUSION.weights), gate=gate))
     assert open_bundle(weighed.folder).fusion == weighed.fusion
     assert weighed.fusion.gate == gate
@@ -345,6 +350,5 @@ def test_curves_and_gate_are_files_of_the_bundle_and_only_the_gate_changes_what_
     (drawn.folder / "training" / "curves.png").write_bytes(b"A picture")
     with pytest.raises(BundleError, match=r"curves.png is altered"):
         open_bundle(drawn.folder, verify="always")
-    small = Gate(("picture", "text"), np.ones((6, 3)), np.zeros(3), np.zeros((3, 2)), np.zeros(2))
     with pytest.raises(BundleError, match=r"the fusion's gate weighs picture, text of dimension 2, the heads give .*: train"):
-        write("small", fusion=replace(weighed.fusion, gate=small))
+        write("small", fusion=replace(weighed.fusion, gate=gate_of(2)))

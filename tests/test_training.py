@@ -12,8 +12,9 @@ from tensorflow.core.util import event_pb2
 from encoders.fusion import Fusion
 from encoders.heads import Head, apply_head, random_head
 from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
-from encoders.training import Round, TrainingSettings, evaluate_heads, event_log, remove_gaps, train_heads
+from encoders.training import TrainingSettings, evaluate_heads, remove_gaps, train_heads
 from encoders.training_data import ArrayTrainingData
+from encoders.training_rounds import Round, event_log
 
 KINDS, COLOURS, PHRASES_EACH = 8, 6, 4
 WIDTHS = {"picture": 40, "text": 24}
@@ -258,6 +259,7 @@ def test_rounds_are_written_for_tensorboard(tmp_path: Path) -> None:
     for record in tf.data.TFRecordDataset(str(file)):
         event = event_pb2.Event.FromString(record.numpy())
         for value in event.summary.value:
+            assert value.metadata.plugin_data.plugin_name == "scalars"
             found[event.step, value.tag] = float(tf.make_ndarray(value.tensor))
     assert found == {
         (step, tag): value

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -8,16 +10,16 @@ from pipelines.layout import order_of
 from pipelines.training_features import Products, group_column, hash_share, split_validation
 
 
-def products(titles: list[str | None], groups: list[str | None]) -> Products:
+def products(titles: Sequence[str | None], groups: Sequence[str | None]) -> Products:
     ids = [f"P{number}" for number in range(len(titles))]
-    return Products(ids, [order_of(name) for name in ids], titles, [[] for _ in ids], groups)
+    return Products(ids, [order_of(name) for name in ids], list(titles), [[] for _ in ids], list(groups))
 
 
 def test_products_of_one_title_or_group_never_straddle_the_split() -> None:
     rng = np.random.default_rng(0)
     titles = [f"title {n}" for n in rng.integers(0, 900, 2000)]
     groups = [None if n % 3 else f"group {n}" for n in rng.integers(0, 900, 2000)]
-    drawn = products([*titles], groups)
+    drawn = products(titles, groups)
     chosen = split_validation(drawn)
     for names in (titles, groups):
         sides: dict[str, set[bool]] = {}
@@ -29,8 +31,8 @@ def test_products_of_one_title_or_group_never_straddle_the_split() -> None:
 
 
 def test_titles_and_groups_join_through_one_another() -> None:
-    titles: list[str | None] = ["shirt", "shirt", "blouse", None]
-    joined = products(titles + [f"other {n}" for n in range(76)], ["a", "b", "b", "a"] + [None] * 76)
+    titles = ["shirt", "shirt", "blouse", None]
+    joined = products([*titles, *(f"other {n}" for n in range(76))], ["a", "b", "b", "a", *[None] * 76])
     sides = split_validation(joined)
     assert len(set(sides[:4].tolist())) == 1
     assert sides.sum() == 4

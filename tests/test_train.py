@@ -1,0 +1,78 @@
+"""The job TRAIN on a small catalogue: what its flags make of a bundle."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SHARED, product, write_shards
+from PIL import Image
+
+from encoders.fusion import FusionError
+from pipelines.config import Config, ConfigError, read_config
+from pipelines.run import resolve_bundle
+from pipelines.train import train
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rows = [{**product(n), "family": f"F{n // 2}"} for n in range(60)]
+    return write_shards(tmp_path_factory.mktemp("catalogue"), rows, 30)
+
+
+def settings(tiny_towers: dict[str, Path], index: Path, catalogue: str, **changes: Any) -> Config:
+    towers = {f"{m}_tower": f"saved-model:{path.parent / f'{m}-saved-model'}" for m, path in tiny_towers.items()}
+    column = ["title=name", "product_id=sku"]
+    given = {"index": str(index), "catalogue": [catalogue], "column": column, "dimension": SHARED, "epochs": 6}
+    return read_config(None, towers | given | changes)
+
+
+def test_a_bundle_says_how_it_was_trained(
+    tiny_towers: dict[str, Path], catalogue: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = {"loss": "sigmoid", "fusion": "attention", "group": "family", "tensorboard": str(tmp_path / "events")}
+    config = settings(tiny_towers, tmp_path / "index", catalogue, **asked)
+    with caplog.at_level(logging.INFO):
+        bundle = train(config)
+    told = bundle.training["settings"]
+    assert (told["loss"], told["gate"], told["dimension"], told["epochs"]) == ("sigmoid", True, SHARED, 6)
+    assert bundle.training["fusion"]["weights"] == {"picture": 0.4, "text": 0.6}
+    assert bundle.training["fusion"]["chosen"] is False
+    assert bundle.training["remove_gap"] is False
+    assert bundle.fusion.kind == "attention"
+    assert bundle.fusion.gate is not None
+    assert bundle.dimension == SHARED
+    assert bundle.curves is not None
+    with Image.open(io.BytesIO(bundle.curves)) as curves:
+        assert curves.format == "PNG"
+    assert list((tmp_path / "events").glob("events.out.tfevents.*"))
+    assert f"train: step 6 of 6, loss {bundle.training['loss'][-1]:.3f}, recall@10 on validation: picture " in caplog.text
+    assert "with the weights picture 0.4, text 0.6, as given or by default" in caplog.text
+    other = resolve_bundle(config.replace(fusion="mean", tensorboard=None), ())
+    assert (other.fusion.kind, other.fusion.gate, other.curves) == ("mean", bundle.fusion.gate, bundle.curves)
+
+
+def test_a_gap_is_removed_where_it_is_asked_for_and_a_gate_comes_of_training_only(
+    tiny_towers: dict[str, Path], catalogue: str, tmp_path: Path
+) -> None:
+    config = settings(tiny_towers, tmp_path / "index", catalogue, remove_gap=True)
+    bundle = train(config)
+    assert bundle.training["remove_gap"] is True
+    for head in bundle.heads.values():
+        assert 0 < np.linalg.norm(head.gap) < 1
+    with pytest.raises(FusionError, match="fusion by attention needs a gate, which is trained: train --fusion attention"):
+        resolve_bundle(config.replace(remove_gap=False, fusion="attention"), ())
+    with pytest.raises(ConfigError, match="--remove-gap changes the vectors that --fusion attention learned to weigh"):
+        config.replace(fusion="attention")
+
+
+def test_a_column_of_groups_that_is_not_kept_is_refused_before_anything_is_encoded(
+    tiny_towers: dict[str, Path], catalogue: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"--group style: the catalogue keeps no such column \(it keeps "):
+        train(settings(tiny_towers, tmp_path / "index", catalogue, group="style"))
+    assert not list((tmp_path / "index" / "features").glob("*/units/*/*.parquet"))
