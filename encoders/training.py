@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from encoders.fusion import Gate
+from encoders.fusion import Fusion, Gate
 from encoders.heads import BLOCK_ROWS, Head, apply_head, random_head
 from encoders.losses import contrastive_loss, sigmoid_loss
 from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
@@ -78,7 +78,7 @@ def train_heads(
 ) -> TrainedHeads:
     """Fit one head a modality; `dimensions` says which modalities there are and how wide their features are.
 
-    Keeps the heads of the round with the best mean recall@10 from queries to products of the validation batch;
+    Keeps the heads of the round with the best mean recall@10 of `evaluate_heads` on the validation batch;
     without validation queries all rounds run and the last counts. A modality that no training product has, and all
     of them where there are no queries, get a `random_head`; then there is no gate. Equal data, settings, versions,
     machine and thread count give equal heads. `watch` is told each round. Figures: `settings`, `trained` modalities,
@@ -103,14 +103,15 @@ def train_heads(
         loss = float(np.mean([trainer.train(batch) for batch in islice(batches, len(part))]))
         done += len(part)
         current = {name: head_of(model) for name, model in trainer.averages.items()}
-        recalls = evaluate_heads(current, validation)
+        weighing = None if trainer.mean_gate is None else gate_of(trainer.mean_gate, tuple(moments))
+        recalls = evaluate_heads(current, validation, weighing)
         rounds.append(Round(done, steps, loss, recalls))
         watch(rounds[-1])
         score = float(np.mean([recall["recall@10"] for recall in recalls.values()])) if recalls else float(done)
         if score > best_score:
             best_score, best_step, best_recalls = score, done, recalls
             heads.update(current)
-            gate = None if trainer.mean_gate is None else gate_of(trainer.mean_gate, tuple(moments))
+            gate = weighing
         elif done - best_step >= settings.patience * len(part):
             break
     figures = {
@@ -128,8 +129,8 @@ def train_heads(
     return TrainedHeads(heads, figures, gate)
 
 
-def evaluate_heads(heads: Mapping[str, Head], batch: TrainingBatch) -> dict[str, dict[str, float]]:
-    """Measure recall@1 and recall@10 from a batch's queries to its products, by modality.
+def evaluate_heads(heads: Mapping[str, Head], batch: TrainingBatch, gate: Gate | None = None) -> dict[str, dict[str, float]]:
+    """Measure recall@1 and recall@10 from a batch's queries to its products, by modality, and "fused" by a gate.
 
     recall@k of a query is the share of its right answers, or of k where there are more, among the k nearest.
     Modalities without a right answer are left out.
@@ -137,13 +138,21 @@ def evaluate_heads(heads: Mapping[str, Head], batch: TrainingBatch) -> dict[str,
     if not len(batch.queries):
         return {}
     queries = apply_head(heads["text"], batch.queries)
-    recalls = {}
+    vectors = {}
     for name, head in heads.items():
-        there = np.flatnonzero(batch.present[name])
+        vectors[name] = apply_head(head, np.where(batch.present[name][:, None], batch.products[name], 0))
+    present = dict(batch.present)
+    if gate is not None:
+        fusion = Fusion("attention", dict.fromkeys(gate.modalities, 1.0), gate=gate)
+        vectors["fused"] = fusion.fuse({name: vectors[name] for name in gate.modalities}, present)
+        present["fused"] = np.any([present[name] for name in gate.modalities], axis=0)
+    recalls = {}
+    for name, found in vectors.items():
+        there = np.flatnonzero(present[name])
         answers = batch.answers[:, there]
         asked = answers.any(axis=1)
         if asked.any():
-            similarity = queries[asked] @ apply_head(head, batch.products[name][there]).T
+            similarity = queries[asked] @ found[there].T
             recalls[name] = {f"recall@{k}": _recall(similarity, answers[asked], k) for k in (1, 10)}
     return recalls
 

@@ -221,13 +221,13 @@ def test_the_gate_learns_which_modality_says_something_of_a_product() -> None:
     }
     whole = {name: np.ones(2000, bool) for name in WIDTHS}
     mixed = make_data(2000, features=features, present=whole)
-    result = train_heads(mixed, WIDTHS, TrainingSettings(**{**vars(SETTINGS), "gate": True}))
+    result = train_heads(mixed, WIDTHS, TrainingSettings(**{**vars(SETTINGS), "gate": True, "epochs": 40}))
     assert result.gate is not None
     vectors = {name: apply_head(result.heads[name], features[name][:, 0]) for name in WIDTHS}
     shares = result.gate.weigh({name: (vectors[name], whole[name]) for name in WIDTHS}, 2000)
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
-    assert shares[noisy["text"], 0].mean() > 0.8
-    assert shares[noisy["picture"], 1].mean() > 0.8
+    assert shares[noisy["text"], 0].min() > 0.5
+    assert shares[noisy["picture"], 1].min() > 0.5
 
 
 def test_a_gap_added_to_one_modality_is_removed(data: ArrayTrainingData) -> None:
