@@ -51,6 +51,21 @@ class ItemsFile:
 
 
 @dataclass(frozen=True)
+class ChosenFor:
+    """What the number of trees was chosen for.
+
+    Attributes:
+        items: products there were then.
+        recall: recall@10 that was wanted.
+        max_bytes: bytes that the Annoy files were allowed, None for any.
+    """
+
+    items: int
+    recall: float
+    max_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Measured:
     """What searching the version gave on a sample, one query at a time.
 
@@ -62,6 +77,7 @@ class Measured:
         queries: queries of each kind.
         p50_ms: milliseconds a query took, the median.
         p95_ms: the 95th percentile.
+        chosen_for: what `n_trees` was chosen for, None where it was given.
     """
 
     recall: float | None
@@ -69,6 +85,7 @@ class Measured:
     queries: int
     p50_ms: float
     p95_ms: float
+    chosen_for: ChosenFor | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,11 @@ class Manifest:
     files: Mapping[str, FileEntry]
 
     @property
+    def annoy_bytes(self) -> int:
+        """Give the bytes of all Annoy files."""
+        return sum(self.files[shard.file].size for shard in self.annoy)
+
+    @property
     def recall(self) -> float | None:
         """Give the measured recall@10, None for an index of no items."""
         return self.measured.recall
@@ -155,8 +177,11 @@ def read_manifest(data: bytes, path: str) -> Manifest:
     missing = {field.name for field in fields(Manifest)} ^ set(content)
     if missing:
         raise ManifestError(f"{path} does not have the fields of format {FORMAT} ({', '.join(sorted(missing))}): build it again")
+    measured = content["measured"]
+    if measured.get("chosen_for") is not None:
+        measured["chosen_for"] = ChosenFor(**measured["chosen_for"])
     content |= {
-        "measured": Measured(**content["measured"]),
+        "measured": Measured(**measured),
         "annoy": tuple(AnnoyFile(**shard) for shard in content["annoy"]),
         "items_file": ItemsFile(**content["items_file"]),
         "files": read_entries(content["files"]),

@@ -26,21 +26,25 @@ from annoy import AnnoyIndex
 from catalogue_lookup.manifest import (
     MANIFEST_FILE,
     AnnoyFile,
+    ChosenFor,
     ItemsFile,
     Manifest,
+    Measured,
     Metric,
     read_manifest,
 )
 from catalogue_lookup.shard import AnnoyShard
 from encoders.bundle import Bundle
+from encoders.fusion import Fusion
 from encoders.integrity import FileEntry, describe_file
-from pipelines import storage
+from pipelines import storage, tuning
+from pipelines.gate import find_version
 from pipelines.items import ITEMS_BATCH_ROWS, BuildError, write_items
 from pipelines.layout import ORDER, PRODUCT_ID, Index, Run, read_json, write_json
-from pipelines.recall import LEAST_RECALL, VectorsFile, tune, vector_blocks
+from pipelines.recall import VectorsFile, vector_blocks
 from pipelines.runner import run_pipeline
 
-ITEMS = "items"
+ITEMS, TREES = "items", "trees"
 
 _log = logging.getLogger(__name__)
 
@@ -172,11 +176,12 @@ class Build(beam.PTransform):
 
 
 def build_version(
-    index: Index, version: str, files: Sequence[Mapping[str, Any]], bundle: Bundle, *, metric: Metric, trees: int,
+    index: Index, version: str, files: Sequence[Mapping[str, Any]], bundle: Bundle, *, metric: Metric, trees: int | None,
     max_items_per_shard: int, seed: int, rows_in: int, rejected: Mapping[str, int], rejects: Sequence[str],
-    previous: str | None, sequence: int, min_recall: float = LEAST_RECALL, flags: Sequence[str] = (),
+    previous: str | None, sequence: int, min_recall: float = tuning.LEAST_RECALL,
+    max_index_bytes: int | None = None, flags: Sequence[str] = (),
 ) -> Manifest:  # fmt: skip
-    """Make a version of files of vectors: Annoy files, items, recall, and last the manifest.
+    """Make a version of files of vectors: trees chosen, Annoy files, items, recall, and last the manifest.
 
     Args:
         index: paths of the index.
@@ -184,7 +189,7 @@ def build_version(
         files: of each partition in order: file (relative; None where it has no products), rows, size, sha256.
         bundle: bundle that the vectors were made with.
         metric: distance of the Annoy files.
-        trees: trees of each.
+        trees: trees of each, None to choose.
         max_items_per_shard: items of one Annoy file, at most.
         seed: seed of trees and sample.
         rows_in: rows that the run read.
@@ -193,10 +198,12 @@ def build_version(
         previous: the version that is current now.
         sequence: place of this one in the order of versions.
         min_recall: recall that is aimed at where it is above the usual one; what is reached is in the manifest.
+        max_index_bytes: bytes that the Annoy files may take where trees are chosen.
         flags: flags for Beam.
 
     Raises:
         BuildError: the vectors cannot be indexed.
+        IndexTooLargeError: no number of trees keeps within `max_index_bytes`.
     """
     folder = index.version(version)
     ready = _written_before(folder, previous, sequence)
@@ -205,26 +212,72 @@ def build_version(
     present = [file for file in files if file["file"] is not None]
     settings = BuildSettings(
         index, index.run(version), tuple(VectorsFile(storage.join(folder, file["file"]), file["rows"]) for file in present),
-        tuple(bundle.towers), bundle.dimension, metric, trees, seed,
+        tuple(bundle.towers), bundle.dimension, metric, trees or 1, seed,
     )  # fmt: skip
     parts = cut_parts(sum(file["rows"] for file in present), max_items_per_shard)
+    wanted = ChosenFor(parts[-1].items, max(min_recall, tuning.LEAST_RECALL), max_index_bytes)
+    choice = decide_trees(settings, parts, bundle.fusion, wanted, tuning.given(trees) if trees else None, previous)
+    settings = dataclasses.replace(settings, trees=choice.trees)
     run_pipeline(lambda p: p | "Parts" >> beam.Create(parts) | Build(settings), flags)
     *shards, items = [read_json(settings.run.done("build", part.name)) for part in parts]
     if items["rows"] != items["items"]:
         raise BuildError(f"the files of vectors have {items['rows']:,} rows instead of {items['items']:,}: fuse them again")
     annoy = tuple(AnnoyFile(shard["file"], shard["first_item"], shard["items"]) for shard in shards)
-    search_k, measured = _measure(settings, annoy, bundle, max(min_recall, LEAST_RECALL))
+    search_k, measured = _measure(settings, annoy, bundle.fusion, wanted.recall, choice)
     entries = {made["file"]: FileEntry(made["size"], made["sha256"]) for made in (*present, *shards, items)}
     manifest = Manifest(
         id=version, sequence=sequence, previous=previous, created=datetime.now(UTC).isoformat(timespec="seconds"),
         metric=metric, dimension=settings.dimension, items=items["items"], rows=rows_in, rejected=dict(sorted(rejected.items())),
-        fusion=bundle.fusion.to_json(), modalities=settings.modalities, bundle=bundle.hash, n_trees=trees, search_k=search_k,
-        measured=measured, columns=_columns(folder, items["file"]), annoy=annoy,
+        fusion=bundle.fusion.to_json(), modalities=settings.modalities, bundle=bundle.hash, n_trees=choice.trees,
+        search_k=search_k, measured=measured, columns=_columns(folder, items["file"]), annoy=annoy,
         items_file=ItemsFile(items["file"], ITEMS_BATCH_ROWS), vectors=tuple(file["file"] for file in present),
         files=entries | _copy_rejects(rejects, folder),
     )  # fmt: skip
     storage.write_whole(storage.join(folder, MANIFEST_FILE), manifest.to_json())
     return manifest
+
+
+def decide_trees(
+    settings: BuildSettings, parts: Sequence[Part], fusion: Fusion, wanted: ChosenFor, given: tuning.Choice | None,
+    previous: str | None,
+) -> tuning.Choice:  # fmt: skip
+    """Decide on the trees of a version and write that down in its run; what was written is decided.
+
+    Args:
+        settings: what the version depends on, but the trees.
+        parts: its files.
+        fusion: fusion of the bundle.
+        wanted: what trees are chosen for.
+        given: the choice of the settings, None to keep the one of the version before or make one.
+        previous: the version that is current now.
+
+    Raises:
+        IndexTooLargeError: no number of trees keeps the Annoy files within the bytes wanted.
+    """
+    done = settings.run.done("build", TREES)
+    if storage.exists(done):
+        return tuning.Choice.from_json(read_json(done))
+    choice = given
+    if choice is None:
+        sizes = [part.items for part in parts if part.number is not None]
+        fit = tuning.fitting(sizes, settings.dimension, settings.metric, wanted.max_bytes)
+        choice = tuning.kept(find_version(settings.index, previous), wanted, settings.metric, settings.dimension)
+        if choice is None or choice.trees not in fit:
+            choice = _choose(settings, fusion, fit, wanted)
+    _log.info("build: %d trees, %s", choice.trees, choice.why)
+    write_json(done, choice.to_json())
+    return choice
+
+
+def _choose(settings: BuildSettings, fusion: Fusion, fit: Sequence[int], wanted: ChosenFor) -> tuning.Choice:
+    sample = tuning.Sample.draw(
+        settings.files, settings.modalities, fusion, settings.metric, settings.seed, tuning.TRIED_ITEMS
+    )
+
+    def build(trees: int, path: Path) -> None:
+        build_annoy(Part(0, 0, sample.items), dataclasses.replace(settings, trees=trees), path)
+
+    return tuning.choose(sample, fit, wanted, settings.metric, settings.dimension, build)
 
 
 def _written_before(folder: str, previous: str | None, sequence: int) -> Manifest | None:
@@ -240,14 +293,17 @@ def _written_before(folder: str, previous: str | None, sequence: int) -> Manifes
     return renewed
 
 
-def _measure(settings: BuildSettings, annoy: Sequence[AnnoyFile], bundle: Bundle, least: float) -> tuple[int, Any]:
+def _measure(
+    settings: BuildSettings, annoy: Sequence[AnnoyFile], fusion: Fusion, least: float, choice: tuning.Choice
+) -> tuple[int, Measured]:
+    sample = tuning.Sample.draw(settings.files, settings.modalities, fusion, settings.metric, settings.seed)
     with tempfile.TemporaryDirectory() as temporary:
         shards = []
         try:
             for told in annoy:
                 path = _local_copy(storage.join(settings.folder, told.file), Path(temporary))
                 shards.append(AnnoyShard(path, told.first_item, told.items, settings.metric, settings.dimension))
-            found = tune(settings.files, shards, settings.modalities, bundle.fusion, settings.trees, settings.seed, least)
+            found = tuning.measure(shards, sample, least, choice.start, choice.chosen_for)
         finally:
             for shard in shards:
                 shard.close()

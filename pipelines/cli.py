@@ -141,7 +141,8 @@ def exit_code(error: Exception) -> int | None:
              "FusionError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError",
              "WithdrawError")  # fmt: skip
     codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
-    codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED, "RefusedError": REFUSED, "LockedError": LOCKED}
+    codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED, "RefusedError": REFUSED, "IndexTooLargeError": REFUSED,
+              "LockedError": LOCKED}
     codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError"), STORAGE)
     return next((codes[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in codes), None)
 
@@ -252,7 +253,7 @@ def _publish(given: argparse.Namespace) -> int:
     from pipelines.operations import publish_existing
 
     with hold(config.index, f"publish {given.version}", create=False):
-        limits = Limits(config.min_recall, config.max_shrink)
+        limits = Limits(config.min_recall, config.max_shrink, config.max_index_bytes)
         manifest = publish_existing(Index(config.index), given.version, limits, given.force)
     print(f"version {manifest.id} is current: {manifest.items:,} products")
     return DONE

@@ -61,7 +61,10 @@ class Config:
     partition_rows: int = setting(65_536, "products in one partition, at most (kept with the index)")
 
     metric: Literal["angular", "euclidean", "manhattan", "dot"] = setting("angular", "distance of the Annoy index")
-    trees: int = setting(50, "trees of each Annoy index")
+    trees: int | None = setting(
+        None, "trees of each Annoy index (default: chosen for the least work a query, and kept while the catalogue is alike)"
+    )
+    max_index_bytes: int | None = setting(None, "bytes that the Annoy files of a version may take together (default: any)")
     max_items_per_shard: int = setting(10_000_000, "products in one Annoy file, at most")
     seed: int = setting(0, "seed of everything random")
     publish: bool = setting(True, "publish the version when it is complete")
@@ -118,7 +121,7 @@ CATALOGUE_SETTINGS = (
     "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
 RUN_SETTINGS = ("refit_statistics",)
-BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish", "min_recall", "max_shrink")
+BUILD_SETTINGS = ("metric", "trees", "max_index_bytes", "max_items_per_shard", "publish", "min_recall", "max_shrink")
 VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation", "text_operation", "synonyms",
                  "cross_language")
 PREVIEW_SETTINGS = (
@@ -237,6 +240,7 @@ def check(config: Config) -> Config:
         ConfigError: naming the flag, the value and what it may be.
     """
     least = {"max_pictures": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
+             "max_index_bytes": 1,
              "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
              "epochs": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
     for name, minimum in least.items():

@@ -2,9 +2,9 @@
 
     catalogue-index run --catalogue 'shop/*.parquet' --index DIR --min-recall 0.95 --max-shrink 0.10
 
-Two measures: recall@10 against exact search, the least over the kinds of queries, and the number of products next to
-that of the version that is current. A version that fails stays, unpublished, with all the reasons in `refused.json`
-beside its manifest.
+Measures: recall@10 against exact search, the least over the kinds of queries; the bytes of the Annoy files; the number of
+products next to that of the version that is current. A version that fails stays, unpublished, with all the reasons in
+`refused.json` beside its manifest.
 
 Of an index of ten products or fewer a product has fewer than ten others: recall is the share of those there are. Annoy
 looks at all of so few, so that it is 1; it is 1 for a single product, too, which has no neighbour to miss. An index of no
@@ -35,10 +35,12 @@ class Limits:
     Attributes:
         min_recall: recall@10, at least.
         max_shrink: share of the products of the version before that may be gone.
+        max_index_bytes: bytes of the Annoy files, at most; None for any.
     """
 
     min_recall: float
     max_shrink: float
+    max_index_bytes: int | None = None
 
 
 class RefusedError(RuntimeError):
@@ -74,6 +76,11 @@ def reasons_against(manifest: Manifest, previous: Manifest | None, limits: Limit
         kind = min(manifest.measured.by_query, key=lambda name: manifest.measured.by_query[name])
         reasons.append(
             f"recall@10 of {kind} queries is {recall:g}, below --min-recall {limits.min_recall:g}: more --trees would help"
+        )
+    if limits.max_index_bytes is not None and manifest.annoy_bytes > limits.max_index_bytes:
+        reasons.append(
+            f"its Annoy files take {manifest.annoy_bytes:,} bytes, above --max-index-bytes {limits.max_index_bytes}: "
+            f"fewer --trees than {manifest.n_trees} would help"
         )
     if previous is not None:
         gone = previous.items - manifest.items

@@ -141,7 +141,7 @@ def open_job(
 
 # The settings whose change makes another run; the others only say when to stop.
 _PLANNED = ("format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "limit", "unit_items",
-            "metric", "trees", "max_items_per_shard", "seed")  # fmt: skip
+            "metric", "trees", "max_index_bytes", "max_items_per_shard", "seed")  # fmt: skip
 
 
 def _has(schema: CatalogueSchema, modality: str) -> bool:

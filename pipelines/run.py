@@ -43,6 +43,7 @@ class Report:
         currencies: products with a price, by its currency where one is named.
         seconds: seconds a stage took.
         recall: recall@10 of the version, None before it is built, or where it has no products.
+        annoy: trees, what they were chosen for, and `search_k`; None before the version is built.
         moved: share of the neighbours of `probes` products that moved since the version before, None where none is known.
         probes: products whose neighbours were compared.
         published: whether the version is the current one.
@@ -58,6 +59,7 @@ class Report:
     currencies: Mapping[str, int]
     seconds: Mapping[str, float]
     recall: float | None
+    annoy: str | None
     moved: float | None
     probes: int
     published: bool
@@ -80,6 +82,8 @@ class Report:
                 f"; {100 * self.moved:.1f} % of the neighbours of {self.probes:,} products moved since the version before"
             )  # fmt: skip
             yield f"recall@10 {self.recall:g}{moved}"
+        if self.annoy is not None:
+            yield f"Annoy: {self.annoy}"
         for name, path in self.paths.items():
             yield f"{name}: {path}"
 
@@ -197,6 +201,7 @@ def report(job: Job) -> Report:
         currencies=counts.get("ingest", {}).get("currencies", {}),
         seconds={stage: found["seconds"] for stage, found in counts.items()},
         recall=built.get("recall@10"),
+        annoy=built.get("annoy"),
         moved=built.get("moved_neighbours"),
         probes=built.get("probes", 0),
         published=read_current(job.index) == job.run.id,

@@ -16,9 +16,10 @@ from typing import Any
 
 import apache_beam as beam
 
+from catalogue_lookup.manifest import Manifest
 from encoders.bundle import Bundle
 from pipelines import pictures, storage
-from pipelines.build import build_version
+from pipelines.build import TREES, build_version
 from pipelines.collect import Collect, mark_collected, uncollected
 from pipelines.drift import drift_since
 from pipelines.encode import Encode, EncodeSettings
@@ -267,11 +268,20 @@ def _build(job: Job, bundle: Bundle, fused: Mapping[str, Any]) -> dict[str, Any]
         job.index, job.run.id, fused["files"], bundle, metric=config.metric, trees=config.trees,
         max_items_per_shard=config.max_items_per_shard, seed=config.seed, rows_in=earlier[0]["rows"],
         rejected=dict(rejected), rejects=[info.path for info in storage.list_folder(job.run.file("rejects"), "*.parquet")],
-        previous=current, sequence=next_sequence(job.index), min_recall=config.min_recall, flags=job.flags,
+        previous=current, sequence=next_sequence(job.index), min_recall=config.min_recall,
+        max_index_bytes=config.max_index_bytes, flags=job.flags,
     )  # fmt: skip
     drift = drift_since(job.index, manifest)
-    told = {"items": manifest.items, "previous": current, "recall@10": manifest.recall}
+    told = {"items": manifest.items, "previous": current, "recall@10": manifest.recall, "annoy": _tuning(job, manifest)}
     return told | {"probes": drift.probes, "moved_neighbours": drift.moved}
+
+
+def _tuning(job: Job, manifest: Manifest) -> str:
+    why = read_json(job.run.done("build", TREES))["why"]
+    return (
+        f"{manifest.n_trees} trees ({why}), {manifest.annoy_bytes:,} bytes; search_k {manifest.search_k}, "
+        f"{manifest.measured.p50_ms:.2f} ms a query"
+    )
 
 
 def gate(job: Job) -> None:
@@ -283,7 +293,8 @@ def gate(job: Job) -> None:
     previous = job.ended("build")["previous"]
     if read_current(job.index) == job.run.id:
         return
-    reasons = judge(job.index, job.run.id, previous, Limits(job.config.min_recall, job.config.max_shrink))
+    limits = Limits(job.config.min_recall, job.config.max_shrink, job.config.max_index_bytes)
+    reasons = judge(job.index, job.run.id, previous, limits)
     if reasons:
         raise RefusedError(job.index, job.run.id, reasons)
 
