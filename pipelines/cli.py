@@ -85,12 +85,15 @@ def parser() -> argparse.ArgumentParser:
                          help="views, the item itself being the first (default: %(default)s)")  # fmt: skip
     preview.add_argument("--side", type=int, default=224, metavar="N", help="pixels of a side (default: %(default)s)")
     preview.add_argument("--output", required=True, metavar="FILE", help="contact sheet to write, a PNG")
-    query = command("query", "search an index by text, picture, both, or a product")
+    query = command("query", "search an index by texts, pictures, products, or several of them")
     query.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index, or of one version")
     query.add_argument("--bundle", metavar="DIR", help="folder of the bundle (default: the index's own)")
-    query.add_argument("--text", metavar="T", help="what to look for, in words")
-    query.add_argument("--image", metavar="FILE", help="a picture of what to look for")
-    query.add_argument("--product-id", metavar="ID", help="look for products like this one")
+    for kind, metavar, shown in (("text", "T", "what to look for, in words"), ("image", "FILE", "a picture of what to look for"),
+                                 ("product-id", "ID", "look for products like this one")):  # fmt: skip
+        query.add_argument(f"--{kind}", metavar=metavar, action="append", help=f"{shown}; may be repeated")
+        query.add_argument(f"--minus-{kind}", metavar=metavar, action="append", help="what answers are not to be like")
+    query.add_argument("--weight", metavar="M=W", action="append", default=[],
+                       help="weight of a modality in this query, text=0.3; one that is not named does not count")  # fmt: skip
     query.add_argument("-k", type=int, default=10, metavar="K", help="answers (default: %(default)s)")
     query.add_argument("--where", metavar="EXPR", help="filter, e.g. \"price < 50 and colour in ('red', 'blue')\"")
     query.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
@@ -219,24 +222,40 @@ def _query(given: argparse.Namespace) -> int:
         raise ConfigError("nothing to look for: give --text, --image or --product-id")
     if given.k < 1:
         raise ConfigError(f"-k is {given.k}; it must be at least 1")
-    from catalogue_lookup import open_index
+    weights = _weights(given.weight)
+    minus = {kind: getattr(given, f"minus_{kind}") for kind in ("text", "image", "product_id")}
+    from catalogue_lookup import Minus, open_index
 
     with open_index(given.index, bundle=given.bundle) as index:
         hits = index.search(
-            text=given.text, image=given.image, product_id=given.product_id, k=given.k, where=given.where
-        )
+            text=given.text, image=given.image, product_id=given.product_id, k=given.k, where=given.where,
+            minus=Minus(**minus), weights=weights,
+        )  # fmt: skip
     if given.json:
         rows = [{"rank": h.rank, "product_id": h.product_id, "score": h.score, **h.columns} for h in hits]
         print(json.dumps(rows, ensure_ascii=False, default=str, indent=1))
         return DONE
-    asked = [part for part in (given.text, given.image, given.product_id) if part is not None]
+    wanted = [*(given.text or ()), *(given.image or ()), *(given.product_id or ())]
+    asked = [" + ".join(wanted), *(part for parts in minus.values() for part in parts or ())]
     rows = [
         {"rank": h.rank, "score": f"{h.score:.3f}", "product id": h.product_id, "title": h.columns.get("title"),
          "price": h.columns.get("price")}
         for h in hits
     ]  # fmt: skip
-    print_table(" + ".join(asked), ("rank", "score", "product id", "title", "price"), rows)
+    print_table(" - ".join(asked), ("rank", "score", "product id", "title", "price"), rows)
     return DONE
+
+
+def _weights(given: Sequence[str]) -> dict[str, float] | None:
+    """Read --weight of a query."""
+    weights = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--weight {text} is not of the form text=0.3") from None
+    return weights or None
 
 
 def _publish(given: argparse.Namespace) -> int:
