@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from threading import Lock
 from types import TracebackType
 
+import numpy as np
 import numpy.typing as npt
 
 from catalogue_lookup.composition import Inputs, Minus, Query
@@ -54,6 +55,20 @@ class Index:
         """Tell whether the version served has a product of that id, withdrawn or not."""
         with self._serving() as opened:
             return product_id in opened
+
+    def item_of(self, product_id: str) -> int | None:
+        """Return a product's place in the one order of the version served, withdrawn or not; None where it has none."""
+        with self._serving() as opened:
+            return opened.item_of(product_id)
+
+    def vector_of(self, product_id: str) -> npt.NDArray[np.float32]:
+        """Return the fused vector of a product of the version served, withdrawn or not: float32[D].
+
+        Raises:
+            UnknownProductError: no product has that id, or the index was opened without its shard.
+        """
+        with self._serving() as opened:
+            return opened.vector_of(product_id)
 
     @property
     def version(self) -> str:

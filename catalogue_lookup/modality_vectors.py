@@ -74,7 +74,7 @@ class ModalityVectors:
             else:
                 rows = np.asarray(file[items[inside] - shard.first_item], np.float32)
                 vectors = {name: rows[:, number] for number, name in enumerate(self._manifest.modalities)}
-                present = {name: block.any(axis=1) for name, block in vectors.items()}
+                present = {name: np.any(block, axis=1) for name, block in vectors.items()}
                 structured = self.fusion.structured_of(own)
             made = fusion.fuse(vectors, present, structured)
             if fused is None:

@@ -102,7 +102,15 @@ class OpenVersion:
         return sum(shard.items for shard in self._shards)
 
     def __contains__(self, product_id: str) -> bool:
-        return self._items.find(product_id) is not None
+        return self.item_of(product_id) is not None
+
+    def item_of(self, product_id: str) -> int | None:
+        """Return the item of a product, None where there is none of that id."""
+        return self._items.find(product_id)
+
+    def vector_of(self, product_id: str) -> Float32:
+        """Return the fused vector of a product: float32[D]; raises UnknownProductError where there is none."""
+        return self._vectors(np.array([self._item(product_id, {})]))[0]
 
     def close(self) -> None:
         """Let go of the files."""

@@ -174,7 +174,7 @@ class Fusion:
         heads = fused[:, : fused.shape[1] - self.structured_dimension]
         blocks = np.split(heads, len(self.modalities), axis=1)
         vectors = {name: _unit(block) for name, block in zip(self.modalities, blocks, strict=True)}
-        present = {name: block.any(axis=1) for name, block in vectors.items()}
+        present: dict[str, Mask] = {name: np.any(block, axis=1) for name, block in vectors.items()}
         return vectors, present, self.structured_of(fused)
 
     def structured_of(self, fused: Float32) -> Float32:

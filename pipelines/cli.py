@@ -24,7 +24,7 @@ from pipelines.config import (
 )
 from pipelines.terminal import prepare_process, print_table
 
-DONE, FAILED, BAD_FLAG, LOCKED, REFUSED, REJECTS, STORAGE = 0, 1, 2, 3, 4, 5, 6
+DONE, FAILED, BAD_FLAG, LOCKED, REFUSED, REJECTS, STORAGE, NOT_INDEXED = 0, 1, 2, 3, 4, 5, 6, 7
 STAGES = ("ingest", "encode", "fuse", "build", "publish")
 
 
@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="catalogue-index",
         description="Turns a shop's catalogue into an index that answers text, pictures, or both.",
-        epilog="Exit codes: 0 done, 1 failed, 2 bad flag or configuration, 3 locked, 4 refused, 5 too many rejects, 6 storage; "
-        "docs/operations.md says what to do. Flags that a job does not know go to Beam's PipelineOptions.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad flag or configuration, 3 locked, 4 refused, 5 too many rejects, 6 storage, "
+        "7 not indexed; docs/operations.md says what to do. Flags that a job does not know go to Beam's PipelineOptions.",
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -97,6 +97,11 @@ def parser() -> argparse.ArgumentParser:
     query.add_argument("-k", type=int, default=10, metavar="K", help="answers (default: %(default)s)")
     query.add_argument("--where", metavar="EXPR", help="filter, e.g. \"price < 50 and colour in ('red', 'blue')\"")
     query.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    explain = command("explain", "say what became of products: indexed, rejected, withdrawn, unknown, and by what features")
+    explain.add_argument("product_ids", nargs="+", metavar="PRODUCT_ID", help="id of a product")
+    explain.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
+    explain.add_argument("--version", metavar="ID", help="in which one (default: the current one)")
+    explain.add_argument("--json", action="store_true", help="print a list of objects instead of tables")
     withdraw = command("withdraw", "take recalled or forbidden products out of all answers")
     withdraw.add_argument("product_ids", nargs="*", metavar="PRODUCT_ID", help="id of a product")
     withdraw.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
@@ -117,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, extra = parser().parse_known_args(arguments)
     try:
         own = {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview, "rollback": _rollback,
-               "verify": _verify, "withdraw": _withdraw}  # fmt: skip
+               "verify": _verify, "withdraw": _withdraw, "explain": _explain}  # fmt: skip
         if getattr(given, "version", None) is not None:
             own["publish"] = _publish
         if given.command in own:
@@ -223,20 +228,21 @@ def _query(given: argparse.Namespace) -> int:
     if given.k < 1:
         raise ConfigError(f"-k is {given.k}; it must be at least 1")
     weights = _weights(given.weight)
-    minus = {kind: getattr(given, f"minus_{kind}") for kind in ("text", "image", "product_id")}
     from catalogue_lookup import Minus, open_index
+
+    minus = Minus(text=given.minus_text or (), image=given.minus_image or (), product_id=given.minus_product_id or ())
 
     with open_index(given.index, bundle=given.bundle) as index:
         hits = index.search(
             text=given.text, image=given.image, product_id=given.product_id, k=given.k, where=given.where,
-            minus=Minus(**minus), weights=weights,
+            minus=minus, weights=weights,
         )  # fmt: skip
     if given.json:
         rows = [{"rank": h.rank, "product_id": h.product_id, "score": h.score, **h.columns} for h in hits]
         print(json.dumps(rows, ensure_ascii=False, default=str, indent=1))
         return DONE
     wanted = [*(given.text or ()), *(given.image or ()), *(given.product_id or ())]
-    asked = [" + ".join(wanted), *(part for parts in minus.values() for part in parts or ())]
+    asked = [" + ".join(wanted), *(given.minus_text or ()), *(given.minus_image or ()), *(given.minus_product_id or ())]
     rows = [
         {"rank": h.rank, "score": f"{h.score:.3f}", "product id": h.product_id, "title": h.columns.get("title"),
          "price": h.columns.get("price")}
@@ -318,6 +324,22 @@ def _versions(given: argparse.Namespace) -> int:
     ]  # fmt: skip
     print_table(given.index, ("", "version", "sequence", "products", "recall@10", "created"), rows)
     return DONE
+
+
+def _explain(given: argparse.Namespace) -> int:
+    from pipelines.explain import Explainer
+    from pipelines.explanation import INDEXED
+
+    with Explainer(given.index, given.version) as explainer:
+        told = [explainer.explain(product_id) for product_id in given.product_ids]
+    if given.json:
+        print(json.dumps([vars(one) for one in told], ensure_ascii=False, default=str, indent=1))
+    else:
+        for one in told:
+            print_table(one.verdict, ("fact", "value"), [{"fact": name, "value": value} for name, value in one.facts()])
+            if one.neighbours:
+                print_table(f"nearest to {one.product_id}", ("rank", "score", "product_id", "title"), one.neighbours)
+    return DONE if all(one.state == INDEXED for one in told) else NOT_INDEXED
 
 
 def _withdraw(given: argparse.Namespace) -> int:

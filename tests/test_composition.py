@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -10,18 +9,15 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from conftest import DIMENSION, SHARED, jpeg
-from version_maker import Products, bundle_in, draw_products, make_version
+from version_maker import Products, draw_products, make_version
 
-from catalogue_lookup import Index, QueryError, UnknownProductError, open_index
+from catalogue_lookup import Index, open_index
 from catalogue_lookup.query import QueryEncoder
 from encoders.bundle import Bundle, write_bundle
 from encoders.fusion import Fusion, FusionKind
 from encoders.heads import random_head
-from encoders.integrity import IntegrityError
 from pipelines import layout
-from pipelines.cli import main
 from pipelines.publish import publish_version
-from pipelines.withdraw import withdraw
 
 KINDS = get_args(FusionKind)
 COUNT = 60
@@ -123,7 +119,7 @@ def found(index: Index, **query: Any) -> list[str]:
 
 def test_every_fusion_answers_every_kind_of_query(shop: Shop, index: Index) -> None:
     text, image, (one, two) = shop.text("thing 7 red"), shop.image(12), shop.products.ids[3:5]
-    expected = {
+    expected: dict[str, tuple[np.ndarray, dict[str, Any], tuple[str, ...]]] = {
         "text": (shop.words(text=text), {"text": "thing 7 red"}, ()),
         "picture": (shop.words(picture=image), {"image": photo(12)}, ()),
         "both": (shop.words(picture=image, text=text), {"text": "thing 7 red", "image": photo(12)}, ()),
@@ -133,7 +129,9 @@ def test_every_fusion_answers_every_kind_of_query(shop: Shop, index: Index) -> N
             shop.words(picture=shop.image(12, 13), text=shop.text("red", "thing 9")),
             {"text": ["red", "thing 9"], "image": (photo(12), photo(13))}, (),
         ),
-        "product and text": (unit(unit(shop.words(text=text)) + shop.like(one)), {"text": "thing 7 red", "product_id": one}, (one,)),
+        "product and text": (
+            unit(unit(shop.words(text=text)) + shop.like(one)), {"text": "thing 7 red", "product_id": one}, (one,),
+        ),
     }  # fmt: skip
     for name, (query, asked, left_out) in expected.items():
         assert found(index, **asked) == shop.order(query, *left_out)[:10], name
