@@ -330,15 +330,20 @@ def _explain(given: argparse.Namespace) -> int:
     from pipelines.explain import Explainer
     from pipelines.explanation import INDEXED
 
+    for product_id in given.product_ids:
+        if not product_id or not product_id.isprintable():
+            raise ConfigError(f"{product_id!r} is no id of a product: give the ids as the catalogue has them")
     with Explainer(given.index, given.version) as explainer:
         told = [explainer.explain(product_id) for product_id in given.product_ids]
     if given.json:
         print(json.dumps([vars(one) for one in told], ensure_ascii=False, default=str, indent=1))
     else:
         for one in told:
-            print_table(one.verdict, ("fact", "value"), [{"fact": name, "value": value} for name, value in one.facts()])
+            print(one.verdict)  # a table's title is as narrow as its table
+            print_table("", ("fact", "value"), [{"fact": name, "value": value} for name, value in one.facts()])
             if one.neighbours:
-                print_table(f"nearest to {one.product_id}", ("rank", "score", "product_id", "title"), one.neighbours)
+                rows = [near | {"score": f"{near['score']:.3f}"} for near in one.neighbours]
+                print_table(f"nearest to {one.product_id}", ("rank", "score", "product_id", "title"), rows)
     return DONE if all(one.state == INDEXED for one in told) else NOT_INDEXED
 
 

@@ -10,14 +10,14 @@ not known for that is said. Only for an id that is nowhere are all ids of the ve
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from catalogue_lookup import Hit, QueryError, open_index
 from catalogue_lookup import Index as Opened
-from catalogue_lookup import QueryError, open_index
 from catalogue_lookup.manifest import Manifest
 from encoders.bundle import Bundle, BundleError
 from encoders.fusion import STRUCTURED, Fusion
@@ -220,7 +220,7 @@ class Explainer:
         ]
         if told.state == WITHDRAWN:
             return
-        told.found["vector"] = next((hit.rank for hit in hits if hit.product_id == told.product_id), None)
+        told.found["vector"] = _found(told.product_id, hits)
         title = told.columns.get("title")
         if not isinstance(title, str) or "text" not in self.manifest.modalities:
             told.not_known.append("whether its title finds it: it has none, or the index knows no texts")
@@ -230,7 +230,7 @@ class Explainer:
         except (QueryError, BundleError, ModuleNotFoundError) as error:
             told.not_known.append(f"whether its title finds it: {error}")
             return
-        told.found["title"] = next((hit.rank for hit in hits if hit.product_id == told.product_id), None)
+        told.found["title"] = _found(told.product_id, hits)
 
     def _look_around(self, told: Explanation) -> None:
         """Look for ids like an unknown one, and for rows without an id, of which it may be one."""
@@ -239,6 +239,12 @@ class Explainer:
         nameless = self.manifest.rejected.get("missing_product_id", 0)
         if nameless:
             told.not_known.append(f"whether it is one of the {nameless:,} rows that were rejected for having no product id")
+
+
+def _found(product_id: str, hits: Sequence[Hit]) -> dict[str, Any]:
+    """Return the rank of a product among answers, None: not among them, and which is the first."""
+    rank = next((hit.rank for hit in hits if hit.product_id == product_id), None)
+    return {"rank": rank, "first": hits[0].product_id if hits else None}
 
 
 def partition_of(order: int, bits: int) -> Partition:

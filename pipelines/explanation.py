@@ -28,7 +28,8 @@ class Explanation:
         columns: columns to show and filter by.
         vectors: norm and dimension of the fused vector; norm and weight of each modality's.
         neighbours: the nearest other products.
-        found: rank of the product among the first hundred answers to its own "vector" and "title", None: not among them.
+        found: by its own "vector" and by its "title": rank of the product among the first hundred answers (None: not among
+            them), and which product is the first.
         near: ids of the version that are like the one asked for.
         not_known: what could not be found out, and why.
     """
@@ -45,7 +46,7 @@ class Explanation:
     columns: Mapping[str, Any] = field(default_factory=dict)
     vectors: Mapping[str, Any] | None = None
     neighbours: list[dict[str, Any]] = field(default_factory=list)
-    found: dict[str, int | None] = field(default_factory=dict)
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
     near: list[str] = field(default_factory=list)
     not_known: list[str] = field(default_factory=list)
 
@@ -54,13 +55,13 @@ class Explanation:
         """Say in a sentence whether the product is found."""
         version = f"version {self.version}" + ("" if self.current else ", which is not the current one")
         if self.state == INDEXED:
-            return f"{self.product_id} is indexed in {version}"
+            return f"'{self.product_id}' is indexed in {version}"
         if self.state == WITHDRAWN:
-            return f"{self.product_id} is in {version}, but withdrawn: no answer holds it"
+            return f"'{self.product_id}' is in {version}, but withdrawn: no answer holds it"
         if self.state == REJECTED_ROW:
             reason = next(row["reason"] for row in self.rejects if row["field"] is None)
-            return f"{self.product_id} was rejected by the run of {version}: {reason}"
-        return f"{self.product_id} is not in the catalogue that {version} was made of"
+            return f"'{self.product_id}' was rejected by the run of {version}: {reason}"
+        return f"'{self.product_id}' is not in the catalogue that {version} was made of"
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yield what there is to tell but for the neighbours, each with its name."""
@@ -69,6 +70,10 @@ class Explanation:
         for row in self.rejects:
             name = f"rejected {row['field'] or 'row'}"
             yield name, f"{row['reason']}{_after(row['detail'])}\nby {row['stage']}, row {row['row']} of {row['shard']}"
+        for name, found in self.found.items():
+            rank = "not among the first 100 answers" if found["rank"] is None else f"rank {found['rank']}"
+            first = "" if found["rank"] == 1 or found["first"] is None else f"; the first is {found['first']}"
+            yield f"search by its {name}", rank + first
         if self.source is not None:
             yield "read from", f"row {self.source['row']} of {self.source['shard']}"
             yield "text", _short(self.source["text"]) or "none"
@@ -85,9 +90,6 @@ class Explanation:
             )
         for name, value in self.columns.items():
             yield f"column {name}", "missing" if value is None else _short(value)
-        for name, rank in self.found.items():
-            found = f"rank {rank}" if rank is not None else "not among the first 100 answers"
-            yield f"by its own {name}", found
         if self.near:
             yield "ids like it", ", ".join(self.near)
         for sentence in self.not_known:
