@@ -5,6 +5,7 @@ that nobody lists:
 
     manifest.json                       this
     annoy/00000-<sha12>.ann             items 0 to n, by their place in the one order; ids inside are dense from 0
+    modalities/00000-<sha12>.npy        vectors of the modalities of the same items, where the fused ones don't hold them
     items-<sha12>.arrow                 product_id, order and the columns to show and filter by, a row an item
     vectors/00000-<sha12>.parquet       the vectors of a partition, for other engines
     rejects/<stage>-<sha12>.parquet     what the run rejected
@@ -22,7 +23,7 @@ from encoders.integrity import FileEntry, IntegrityError, hash_content, read_ent
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "CURRENT"
-VERSIONS_FOLDER, BUNDLES_FOLDER = "versions", "bundles"
+VERSIONS_FOLDER, BUNDLES_FOLDER, MODALITIES_FOLDER = "versions", "bundles", "modalities"
 PRODUCT_ID, ORDER = "product_id", "order"
 
 Metric = Literal["angular", "euclidean", "manhattan", "dot"]
@@ -145,6 +146,10 @@ class Manifest:
     def recall(self) -> float | None:
         """Give the measured recall@10, None for an index of no items."""
         return self.measured.recall
+
+    def modality_file(self, number: int) -> str | None:
+        """Name the file of modality vectors beside an Annoy file, None where there is none."""
+        return next((name for name in self.files if name.startswith(f"{MODALITIES_FOLDER}/{number:05d}-")), None)
 
     def to_json(self) -> bytes:
         """Write the manifest as JSON, with the hash of its own content."""

@@ -25,6 +25,7 @@ from annoy import AnnoyIndex
 
 from catalogue_lookup.manifest import (
     MANIFEST_FILE,
+    MODALITIES_FOLDER,
     AnnoyFile,
     ChosenFor,
     ItemsFile,
@@ -41,6 +42,7 @@ from pipelines import storage, tuning
 from pipelines.gate import find_version
 from pipelines.items import ITEMS_BATCH_ROWS, BuildError, write_items
 from pipelines.layout import ORDER, PRODUCT_ID, Index, Run, read_json, write_json
+from pipelines.modality_vectors import write_modality_vectors
 from pipelines.recall import VectorsFile, vector_blocks
 from pipelines.runner import run_pipeline
 
@@ -62,6 +64,8 @@ class BuildSettings:
         metric: distance of the Annoy files.
         trees: trees of each.
         seed: seed of the trees.
+        modality_dimension: d of the modalities' vectors, where they have to lie beside the Annoy files; None where the fused
+            vectors hold them.
     """
 
     index: Index
@@ -72,6 +76,7 @@ class BuildSettings:
     metric: Metric
     trees: int
     seed: int
+    modality_dimension: int | None
 
     @property
     def folder(self) -> str:
@@ -159,9 +164,22 @@ def build_part(part: Part, settings: BuildSettings) -> dict[str, Any]:
         entry = describe_file(path)
         name = name.format(entry.sha256[:12])
         storage.put_file(path, storage.join(settings.folder, name))
-    counts = {**asdict(part), "rows": rows, "file": name, **asdict(entry)}
+        beside = _put_modalities(part, settings, Path(temporary) / "modalities")
+    counts = {**asdict(part), "rows": rows, "file": name, **asdict(entry), "beside": beside}
     write_json(done, counts)
     return counts
+
+
+def _put_modalities(part: Part, settings: BuildSettings, path: Path) -> list[dict[str, Any]]:
+    """Put vectors of the modalities beside an Annoy file whose vectors do not hold them; returns name, size and hash."""
+    if part.number is None or settings.modality_dimension is None:
+        return []
+    first, stop = part.first_item, part.first_item + part.items
+    write_modality_vectors(settings.files, settings.modalities, settings.modality_dimension, first, stop, path)
+    entry = describe_file(path)
+    name = f"{MODALITIES_FOLDER}/{part.number:05d}-{entry.sha256[:12]}.npy"
+    storage.put_file(path, storage.join(settings.folder, name))
+    return [{"file": name, **asdict(entry)}]
 
 
 @dataclass
@@ -213,6 +231,7 @@ def build_version(
     settings = BuildSettings(
         index, index.run(version), tuple(VectorsFile(storage.join(folder, file["file"]), file["rows"]) for file in present),
         tuple(bundle.towers), bundle.dimension, metric, trees or 1, seed,
+        None if bundle.fusion.keeps(bundle.towers) else next(iter(bundle.heads.values())).dimension_out,
     )  # fmt: skip
     parts = cut_parts(sum(file["rows"] for file in present), max_items_per_shard)
     wanted = ChosenFor(parts[-1].items, max(min_recall, tuning.LEAST_RECALL), max_index_bytes)
@@ -224,7 +243,8 @@ def build_version(
         raise BuildError(f"the files of vectors have {items['rows']:,} rows instead of {items['items']:,}: fuse them again")
     annoy = tuple(AnnoyFile(shard["file"], shard["first_item"], shard["items"]) for shard in shards)
     search_k, measured = _measure(settings, annoy, bundle.fusion, wanted.recall, choice)
-    entries = {made["file"]: FileEntry(made["size"], made["sha256"]) for made in (*present, *shards, items)}
+    beside = [file for shard in shards for file in shard.get("beside", [])]
+    entries = {made["file"]: FileEntry(made["size"], made["sha256"]) for made in (*present, *shards, *beside, items)}
     manifest = Manifest(
         id=version, sequence=sequence, previous=previous, created=datetime.now(UTC).isoformat(timespec="seconds"),
         metric=metric, dimension=settings.dimension, items=items["items"], rows=rows_in, rejected=dict(sorted(rejected.items())),

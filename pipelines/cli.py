@@ -24,7 +24,7 @@ from pipelines.config import (
 )
 from pipelines.terminal import prepare_process, print_table
 
-DONE, FAILED, BAD_FLAG, LOCKED, REFUSED, REJECTS, STORAGE = 0, 1, 2, 3, 4, 5, 6
+DONE, FAILED, BAD_FLAG, LOCKED, REFUSED, REJECTS, STORAGE, NOT_INDEXED = 0, 1, 2, 3, 4, 5, 6, 7
 STAGES = ("ingest", "encode", "fuse", "build", "publish")
 
 
@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="catalogue-index",
         description="Turns a shop's catalogue into an index that answers text, pictures, or both.",
-        epilog="Exit codes: 0 done, 1 failed, 2 bad flag or configuration, 3 locked, 4 refused, 5 too many rejects, 6 storage; "
-        "docs/operations.md says what to do. Flags that a job does not know go to Beam's PipelineOptions.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad flag or configuration, 3 locked, 4 refused, 5 too many rejects, 6 storage, "
+        "7 not indexed; docs/operations.md says what to do. Flags that a job does not know go to Beam's PipelineOptions.",
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -85,15 +85,23 @@ def parser() -> argparse.ArgumentParser:
                          help="views, the item itself being the first (default: %(default)s)")  # fmt: skip
     preview.add_argument("--side", type=int, default=224, metavar="N", help="pixels of a side (default: %(default)s)")
     preview.add_argument("--output", required=True, metavar="FILE", help="contact sheet to write, a PNG")
-    query = command("query", "search an index by text, picture, both, or a product")
+    query = command("query", "search an index by texts, pictures, products, or several of them")
     query.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index, or of one version")
     query.add_argument("--bundle", metavar="DIR", help="folder of the bundle (default: the index's own)")
-    query.add_argument("--text", metavar="T", help="what to look for, in words")
-    query.add_argument("--image", metavar="FILE", help="a picture of what to look for")
-    query.add_argument("--product-id", metavar="ID", help="look for products like this one")
+    for kind, metavar, shown in (("text", "T", "what to look for, in words"), ("image", "FILE", "a picture of what to look for"),
+                                 ("product-id", "ID", "look for products like this one")):  # fmt: skip
+        query.add_argument(f"--{kind}", metavar=metavar, action="append", help=f"{shown}; may be repeated")
+        query.add_argument(f"--minus-{kind}", metavar=metavar, action="append", help="what answers are not to be like")
+    query.add_argument("--weight", metavar="M=W", action="append", default=[],
+                       help="weight of a modality in this query, text=0.3; one that is not named does not count")  # fmt: skip
     query.add_argument("-k", type=int, default=10, metavar="K", help="answers (default: %(default)s)")
     query.add_argument("--where", metavar="EXPR", help="filter, e.g. \"price < 50 and colour in ('red', 'blue')\"")
     query.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    explain = command("explain", "say what became of products: indexed, rejected, withdrawn, unknown, and by what features")
+    explain.add_argument("product_ids", nargs="+", metavar="PRODUCT_ID", help="id of a product")
+    explain.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
+    explain.add_argument("--version", metavar="ID", help="in which one (default: the current one)")
+    explain.add_argument("--json", action="store_true", help="print a list of objects instead of tables")
     withdraw = command("withdraw", "take recalled or forbidden products out of all answers")
     withdraw.add_argument("product_ids", nargs="*", metavar="PRODUCT_ID", help="id of a product")
     withdraw.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
@@ -114,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, extra = parser().parse_known_args(arguments)
     try:
         own = {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview, "rollback": _rollback,
-               "verify": _verify, "withdraw": _withdraw}  # fmt: skip
+               "verify": _verify, "withdraw": _withdraw, "explain": _explain}  # fmt: skip
         if getattr(given, "version", None) is not None:
             own["publish"] = _publish
         if given.command in own:
@@ -220,24 +228,41 @@ def _query(given: argparse.Namespace) -> int:
         raise ConfigError("nothing to look for: give --text, --image or --product-id")
     if given.k < 1:
         raise ConfigError(f"-k is {given.k}; it must be at least 1")
-    from catalogue_lookup import open_index
+    weights = _weights(given.weight)
+    from catalogue_lookup import Minus, open_index
+
+    minus = Minus(text=given.minus_text or (), image=given.minus_image or (), product_id=given.minus_product_id or ())
 
     with open_index(given.index, bundle=given.bundle) as index:
         hits = index.search(
-            text=given.text, image=given.image, product_id=given.product_id, k=given.k, where=given.where
-        )
+            text=given.text, image=given.image, product_id=given.product_id, k=given.k, where=given.where,
+            minus=minus, weights=weights,
+        )  # fmt: skip
     if given.json:
         rows = [{"rank": h.rank, "product_id": h.product_id, "score": h.score, **h.columns} for h in hits]
         print(json.dumps(rows, ensure_ascii=False, default=str, indent=1))
         return DONE
-    asked = [part for part in (given.text, given.image, given.product_id) if part is not None]
+    wanted = [*(given.text or ()), *(given.image or ()), *(given.product_id or ())]
+    asked = [" + ".join(wanted), *(given.minus_text or ()), *(given.minus_image or ()), *(given.minus_product_id or ())]
     rows = [
         {"rank": h.rank, "score": f"{h.score:.3f}", "product id": h.product_id, "title": h.columns.get("title"),
          "price": h.columns.get("price")}
         for h in hits
     ]  # fmt: skip
-    print_table(" + ".join(asked), ("rank", "score", "product id", "title", "price"), rows)
+    print_table(" - ".join(asked), ("rank", "score", "product id", "title", "price"), rows)
     return DONE
+
+
+def _weights(given: Sequence[str]) -> dict[str, float] | None:
+    """Read --weight of a query."""
+    weights = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--weight {text} is not of the form text=0.3") from None
+    return weights or None
 
 
 def _publish(given: argparse.Namespace) -> int:
@@ -300,6 +325,27 @@ def _versions(given: argparse.Namespace) -> int:
     ]  # fmt: skip
     print_table(given.index, ("", "version", "sequence", "products", "recall@10", "created"), rows)
     return DONE
+
+
+def _explain(given: argparse.Namespace) -> int:
+    from pipelines.explain import Explainer
+    from pipelines.explanation import INDEXED
+
+    for product_id in given.product_ids:
+        if not product_id or not product_id.isprintable():
+            raise ConfigError(f"{product_id!r} is no id of a product: give the ids as the catalogue has them")
+    with Explainer(given.index, given.version) as explainer:
+        told = [explainer.explain(product_id) for product_id in given.product_ids]
+    if given.json:
+        print(json.dumps([vars(one) for one in told], ensure_ascii=False, default=str, indent=1))
+    else:
+        for one in told:
+            print(one.verdict)  # a table's title is as narrow as its table
+            print_table("", ("fact", "value"), [{"fact": name, "value": value} for name, value in one.facts()])
+            if one.neighbours:
+                rows = [near | {"score": f"{near['score']:.3f}"} for near in one.neighbours]
+                print_table(f"nearest to {one.product_id}", ("rank", "score", "product_id", "title"), rows)
+    return DONE if all(one.state == INDEXED for one in told) else NOT_INDEXED
 
 
 def _withdraw(given: argparse.Namespace) -> int:

@@ -86,6 +86,25 @@ def rollback(index: Index) -> tuple[Manifest, Manifest]:
     return left, publish_version(index, left.previous, current)
 
 
+def asked_version(index: Index, version: str | None = None) -> Manifest:
+    """Return the manifest of a version, by default of the current one.
+
+    Raises:
+        ConfigError: there is no such version, or none is current.
+        IntegrityError: the manifest itself is missing or damaged.
+    """
+    asked = version if version is not None else read_current(index)
+    if asked is None:
+        raise ConfigError(f"no version of {index.root} is published: say which one by --version")
+    if version is not None:
+        _check_exists(index, version)
+    try:
+        return read_version(index, asked)
+    except FileNotFoundError:
+        path = storage.join(index.version(asked), MANIFEST_FILE)
+        raise IntegrityError(f"{path} is missing: the version is not there; publish another one") from None
+
+
 def verify(index: Index, version: str | None = None) -> tuple[Manifest, list[str]]:
     """Hash every byte of a version; returns its manifest and a line for each file that is wrong.
 
@@ -97,16 +116,7 @@ def verify(index: Index, version: str | None = None) -> tuple[Manifest, list[str
         ConfigError: there is no such version, or none is current.
         IntegrityError: the manifest itself is missing or damaged.
     """
-    asked = version if version is not None else read_current(index)
-    if asked is None:
-        raise ConfigError(f"no version of {index.root} is published: say which one to verify by --version")
-    if version is not None:
-        _check_exists(index, version)
-    try:
-        manifest = read_version(index, asked)
-    except FileNotFoundError:
-        path = storage.join(index.version(asked), MANIFEST_FILE)
-        raise IntegrityError(f"{path} is missing: the version is not there; publish another one") from None
+    manifest = asked_version(index, version)
     return manifest, list(_wrong(index, manifest))
 
 

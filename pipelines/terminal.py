@@ -31,7 +31,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_edge=False)
+    table = Table(title=title or None, title_justify="left", show_edge=False)
     for name in columns:
         # An id that is to be copied is not broken, nor is a mark within its words.
         whole, least = name == "version", None if name else len("current,")

@@ -16,7 +16,7 @@ from pipelines.cli import main, parser
 from pipelines.config import ConfigError, read_config
 
 COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "rollback",
-            "verify", "preview-views", "withdraw")  # fmt: skip
+            "verify", "preview-views", "withdraw", "explain")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -195,7 +195,7 @@ def test_verify_names_each_wrong_file_and_exits_with_6(tmp_path: Path, capsys: p
     where, files = ["--index", str(tmp_path)], tmp_path / "versions" / "v1"
     capsys.readouterr()
     assert refused(["verify", *where], capsys) == (
-        2, f"catalogue-index: no version of {tmp_path} is published: say which one to verify by --version"
+        2, f"catalogue-index: no version of {tmp_path} is published: say which one by --version"
     )  # fmt: skip
     assert main(["publish", "v1", *where, "--min-recall", "0.5"]) == 0
     capsys.readouterr()

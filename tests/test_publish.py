@@ -310,7 +310,7 @@ def test_every_wrong_file_is_named_though_its_size_and_times_are_right(index: In
 
 
 def test_a_version_without_a_readable_manifest_cannot_be_verified(index: Index) -> None:
-    with pytest.raises(ConfigError, match=f"no version of {index.root} is published: say which one to verify by --version"):
+    with pytest.raises(ConfigError, match=f"no version of {index.root} is published: say which one by --version"):
         verify(index)
     publish_version(index, "v2", None)
     path = Path(index.version("v2")) / "manifest.json"

@@ -48,11 +48,11 @@ def write_heads(seed: int = 0) -> dict[str, Head]:
     return {modality: random_head(24, SHARED, seed + number) for number, modality in enumerate(("picture", "text"))}
 
 
-def bundle_in(index: Path, seed: int = 0) -> Bundle:
+def bundle_in(index: Path, seed: int = 0, fusion: Fusion = FUSION) -> Bundle:
     """Write a bundle of such towers into an index."""
     with tempfile.TemporaryDirectory() as folder:
         towers = write_towers(Path(folder) / "towers", seed)
-        written = write_bundle(Path(folder) / "bundle", towers, write_heads(seed), FUSION, {}, {})
+        written = write_bundle(Path(folder) / "bundle", towers, write_heads(seed), fusion, {}, {})
         target = index / "bundles" / written.hash
         if not target.exists():
             shutil.copytree(written.folder, target)
