@@ -157,6 +157,7 @@ def build_part(part: Part, settings: BuildSettings) -> dict[str, Any]:
         storage.put_file(path, storage.join(settings.folder, name))
     counts = {**asdict(part), "rows": rows, "file": name, **asdict(entry)}
     write_json(done, counts)
+    _log.info("build: %s done: %d items, %d bytes", part.name, rows, entry.size)
     return counts
 
 
