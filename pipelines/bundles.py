@@ -104,8 +104,8 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
     return Fusion(config.fusion or (DEFAULT_FUSION if base is None else base.kind), weights, dimension)  # type: ignore[arg-type]
 
 
-def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None = None) -> Bundle:
-    """Return the bundle that the configuration makes of another one, as the index's own.
+def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None = None, take: bool = True) -> Bundle:
+    """Return the bundle that the configuration makes of another one, in the index, and with `take` as its own.
 
     It has the same towers and heads, the fusion and the views that the configuration asks for, and other statistics of
     structured columns where a folder of them is given. Where nothing differs, it is the same bundle. Only other views
@@ -133,7 +133,7 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
         made = write_bundle(folder, towers, bundle.heads, fusion, views, bundle.training, structured or own)
-        return open_at(adopt(made, index))
+        return open_at(adopt(made, index) if take else install(made, index))
 
 
 def _shown(fusion: Fusion) -> str:

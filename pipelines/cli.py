@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from pipelines.config import (
     BUILD_SETTINGS,
@@ -22,9 +23,12 @@ from pipelines.config import (
     add_flags,
     read_config,
 )
+from pipelines.exit_codes import DONE, INTERRUPTED, NOT_INDEXED, STORAGE, exit_code
 from pipelines.terminal import prepare_process, print_table
 
-DONE, FAILED, BAD_FLAG, LOCKED, REFUSED, REJECTS, STORAGE, NOT_INDEXED = 0, 1, 2, 3, 4, 5, 6, 7
+if TYPE_CHECKING:
+    from pipelines.summary import Night
+
 STAGES = ("ingest", "encode", "fuse", "build", "publish")
 
 
@@ -56,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
             (*where, *CATALOGUE_SETTINGS, *TRAINING_SETTINGS))  # fmt: skip
     job = (*where, *CATALOGUE_SETTINGS, *BUILD_SETTINGS)
     command("run", "bring a catalogue into a published index; skips what is there",
-            (*job, *RUN_SETTINGS, *TRAINING_SETTINGS))  # fmt: skip
+            (*job, *RUN_SETTINGS, *TRAINING_SETTINGS)).add_argument(
+        "--dry-run", action="store_true", help="read and plan only: say what changed and what a run would do")  # fmt: skip
     for stage, does in (
         ("ingest", "read, validate and key the catalogue"),
         ("encode", "encode what the feature store lacks"),
@@ -65,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
         ("publish", "check a version and make it the current one"),
     ):
         added = command(stage, does, job)
+    for stage in ("run", *STAGES):
+        told = commands.choices[stage]
+        told.add_argument("--json", action="store_true", help="print the summary of the run, an object, instead of lines")
     added.add_argument("version", nargs="?", metavar="VERSION", help="a whole version to publish, in place of --catalogue")
     added.add_argument("--force", action="store_true", help="publish VERSION whatever the gate says; it is kept on record")
     whole = {
@@ -132,27 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _job(given, extra)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except Exception as error:
         code = exit_code(error)
         if code is None:
             raise
         print(f"catalogue-index: {error}", file=sys.stderr)
         return code
-
-
-def exit_code(error: Exception) -> int | None:
-    """Return the exit code of an error that is a sentence for the user, None for any other."""
-    if isinstance(error, ConfigError):
-        return BAD_FLAG
-    flags = ("CatalogueError", "WhereError", "UnknownProductError", "StageError", "BundleError", "TowerError", "QueryError",
-             "FusionError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError",
-             "WithdrawError")  # fmt: skip
-    codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
-    codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED, "RefusedError": REFUSED, "IndexTooLargeError": REFUSED,
-              "LockedError": LOCKED}
-    codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError"), STORAGE)
-    return next((codes[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in codes), None)
 
 
 def _job(given: argparse.Namespace, extra: Sequence[str]) -> int:
@@ -164,14 +158,25 @@ def _job(given: argparse.Namespace, extra: Sequence[str]) -> int:
     from pipelines.lock import hold
 
     runner.check_flags(extra)
-    with hold(config.index, given.command):
-        if given.command == "train":
-            from pipelines.train import train
+    if given.command == "train":
+        from pipelines.train import train
 
+        with hold(config.index, given.command):
             bundle = train(config, extra)
-            print(f"bundle {bundle.hash} in {bundle.folder}")
-            return DONE
-        return _stages(config, given.command, extra)
+        print(f"bundle {bundle.hash} in {bundle.folder}")
+        return DONE
+    from pipelines.summary import Night
+
+    night = Night(given.command, config, getattr(given, "dry_run", False))
+    try:
+        with night, hold(config.index, given.command):
+            shown = _stages(config, night, extra)
+    finally:
+        if given.json:
+            print(json.dumps(night.content, ensure_ascii=False, indent=1))
+    if not given.json:
+        shown()
+    return DONE
 
 
 def _configured(given: argparse.Namespace, needed: Sequence[str]) -> Config:
@@ -182,13 +187,22 @@ def _configured(given: argparse.Namespace, needed: Sequence[str]) -> Config:
     return config
 
 
-def _stages(config: Config, command: str, flags: Sequence[str]) -> int:
-    from pipelines.run import run, run_stage
+def _stages(config: Config, night: Night, flags: Sequence[str]) -> Callable[[], None]:
+    """Run the job, or a stage of it; returns what prints the outcome."""
+    from pipelines.run import dry_run, run, run_stage
 
-    report = run(config, flags) if command == "run" else run_stage(config, command, flags)
-    for line in report.lines():
-        print(line)
-    return DONE
+    if night.dry_run:
+        lines = dry_run(config, flags, night)
+        return lambda: print(*lines, sep="\n")
+    report = run(config, flags, night) if night.command == "run" else run_stage(config, night.command, flags, night)
+
+    def show() -> None:
+        for line in report.lines():
+            print(line)
+        if report.stages:
+            print_table("", ("stage", "rows", "seconds", "rows/s"), report.table())
+
+    return show
 
 
 def _sample(given: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID
 from pipelines.picture_batches import Findings, batches, one_ahead, read_inside, read_paths
 from pipelines.views import text_maker
 
-PROGRESS_SECONDS = 5.0
+PROGRESS_SECONDS = 60.0  # a unit that takes longer says how far it is
 TEXTS_AT_ONCE = 1024  # texts sorted by length for the tower; the views of as many are made meanwhile
 
 _log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class EncodeSettings:
         shards: the catalogue's files, by number.
         schema: what their columns mean; None where no picture lies inside them.
         max_pixels: pixels a picture may have.
+        units: how many units the stage has of the modality.
     """
 
     run: Run
@@ -59,6 +60,15 @@ class EncodeSettings:
     shards: tuple[Shard, ...]
     schema: CatalogueSchema | None
     max_pixels: int
+    units: int
+
+    def done(self) -> int:
+        """Count the units whose features are there."""
+        return len(storage.list_folder(self.output, "*.parquet"))
+
+    def load_tower(self) -> Tower:
+        """Load the tower."""
+        return load_tower(localise(self.tower))
 
     def unit_file(self, unit: str) -> str:
         """File of the features of the unit whose work file is called `unit`."""
@@ -150,7 +160,7 @@ class UnitHandler(ModelHandler[str, Encoded, Tower]):
 
     def load_model(self) -> Tower:
         """Load the tower, once a worker."""
-        return load_tower(localise(self._settings.tower))
+        return self._settings.load_tower()
 
     def batch_elements_kwargs(self) -> dict[str, int]:
         """Ask for one unit at a time."""
@@ -190,11 +200,12 @@ def write_unit(encoded: Encoded, settings: EncodeSettings) -> dict[str, Any]:
     write_features(settings.unit_file(encoded.unit), encoded.rows)
     Metrics.counter("encode", f"{settings.space.modality}_items").inc(encoded.items)
     Metrics.counter("encode", f"{settings.space.modality}_truncated").inc(encoded.truncated)
+    Metrics.counter("encode", f"{settings.space.modality}_unit_ms").inc(round(1000 * encoded.seconds[0]))
     Metrics.counter("encode", f"{settings.space.modality}_tower_ms").inc(round(1000 * encoded.seconds[1]))
     whole, tower = encoded.seconds
     _log.info(
-        "encode: unit %s done, %d %s items, %.0f/s, %.0f %% of the time in the tower", encoded.unit, encoded.items,
-        settings.space.modality, encoded.items / max(whole, 1e-6), 100 * tower / max(whole, 1e-6),
+        "encode: unit %d of %d done: %d %s items, %.0f/s, %.0f %% of the time in the tower", settings.done(), settings.units,
+        encoded.items, settings.space.modality, encoded.items / max(whole, 1e-6), 100 * tower / max(whole, 1e-6),
     )  # fmt: skip
     return {"unit": encoded.unit, "items": encoded.items, "truncated": encoded.truncated}
 

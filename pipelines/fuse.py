@@ -14,6 +14,7 @@ Without a weight nothing of this happens.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,8 @@ from pipelines.layout import (
 from transforms.structured import load_transform
 
 CHANGED = "changed_while_reading"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,10 @@ def fuse_partition(partition: Partition, settings: FuseSettings) -> dict[str, An
     rejects.write(settings.run.rejects("fuse", partition.name))
     counts["rejected"] = rejects.counts()
     write_json(done, counts)
+    _log.info(
+        "fuse: partition %d of %d done: %d products, %d rejected", partition.number + 1, 1 << partition.bits, counts["rows"],
+        sum(counts["rejected"]["products"].values()),
+    )  # fmt: skip
     return counts
 
 

@@ -20,6 +20,7 @@ from pipelines.collect import piles_of
 from pipelines.config import Config, fingerprint
 from pipelines.features import Space
 from pipelines.layout import FORMAT, Index, Partition, Run, Stage, partitions, read_json, write_json
+from pipelines.outlook import Outlook
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Job:
         bundle: folder of the bundle in the index; None while a bundle is being trained.
         flags: what goes to Beam.
         encoded: encoder items that went through a tower in this process, by modality.
+        outlook: what ENCODE had to do when it was last looked at, by modality.
     """
 
     config: Config
@@ -53,6 +55,7 @@ class Job:
     bundle: str | None
     flags: tuple[str, ...]
     encoded: dict[str, int] = field(default_factory=dict)
+    outlook: dict[str, Outlook] = field(default_factory=dict)
 
     @property
     def index(self) -> Index:

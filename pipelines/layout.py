@@ -33,7 +33,7 @@ Modality = Literal["picture", "text"]
 Stage = Literal["ingest", "plan", "encode", "collect", "fuse", "build", "publish"]
 
 ORDER, PRODUCT_ID, KEY, FEATURE, PRESENT, REJECTED = "order", "product_id", "key", "feature", "present", "rejected"
-VECTOR = "vector"
+VECTOR, CONTENT = "vector", "content"
 KEY_BYTES = 16
 
 REJECT_SCHEMA = pa.schema(

@@ -55,20 +55,21 @@ def open_parquet(shard: Shard) -> Iterator[pq.ParquetFile]:
 
 
 def describe(shard: Shard) -> ShardColumns | None:
-    """Find the columns of a shard from its footer; None where it has no row.
+    """Find the columns of a shard from its footer; None where it has neither rows nor columns.
 
     Raises:
         CatalogueError: it is cut off, damaged or not Parquet.
     """
     with open_parquet(shard) as file:
         metadata = file.metadata
-        if not metadata.num_rows:
-            return None
         columns = file.schema_arrow
+        if not len(columns):
+            return None
         twice = next((name for i, name in enumerate(columns.names) if name in columns.names[:i]), None)
         if twice is not None:
             raise CatalogueError(f"{shard.uri} has two columns '{twice}': rename one of them")
-        return ShardColumns(shard.uri, columns.remove_metadata(), complete=True, empty=_empty_columns(metadata))
+        empty = _empty_columns(metadata) if metadata.num_rows else frozenset()
+        return ShardColumns(shard.uri, columns.remove_metadata(), complete=True, empty=empty, has_rows=metadata.num_rows > 0)
 
 
 def _empty_columns(metadata: pq.FileMetaData) -> frozenset[str]:

@@ -20,6 +20,7 @@ from catalogue_lookup.manifest import Manifest
 from encoders.bundle import Bundle
 from pipelines import pictures, storage
 from pipelines.build import TREES, build_version
+from pipelines.changes import Changes, comparable
 from pipelines.collect import Collect, mark_collected, uncollected
 from pipelines.drift import drift_since
 from pipelines.encode import Encode, EncodeSettings
@@ -28,6 +29,7 @@ from pipelines.gate import Limits, RefusedError, judge
 from pipelines.ingest import Ingest, IngestSettings, ingest_first
 from pipelines.job import Job, finish_run
 from pipelines.layout import FORMAT, PARTITION_ROWS, Stage, partition_bits, read_json, write_json
+from pipelines.outlook import keep_speed, look_ahead, other_spaces, shown_total
 from pipelines.plan import CutShards, Plan, PlanSettings, group_shards
 from pipelines.publish import next_sequence, publish_version, read_current
 from pipelines.runner import run_pipeline
@@ -57,7 +59,7 @@ def timed(job: Job, stage: Stage, work: Callable[[], Any]) -> Any:
 def _describe(counts: Mapping[str, Any]) -> str:
     parts = []
     for key, value in counts.items():
-        if key in ("partition_bits", "currencies"):
+        if key in ("partition_bits", "currencies", "known", "items", "units"):
             continue
         if isinstance(value, int) and not isinstance(value, bool):
             parts.append(f"{value:,} {key}")
@@ -72,7 +74,7 @@ def ingest(job: Job) -> dict[str, Any]:
 
 
 def _ingest(job: Job) -> dict[str, Any]:
-    settings = IngestSettings(job.run, job.schema, job.config.strict)
+    settings = IngestSettings(job.run, job.schema, job.config.strict, len(job.shards))
     if job.config.limit is not None:
         # A trial: one worker reads shard after shard, because what a text shard holds is known only when it is read.
         ingest_first(job.shards, settings, job.config.limit)
@@ -90,6 +92,8 @@ def _ingest(job: Job) -> dict[str, Any]:
     counts = {
         "rows": rows, "rows_per_shard": [per_shard[shard.index] for shard in job.shards],
         "partition_bits": _fix_partitions(job, rows), "currencies": dict(currencies), **sum_rejects(pieces),
+        # PLAN compares all partitions with the same version, whatever becomes current meanwhile.
+        "since": comparable(job.index, read_current(job.index)),
     }  # fmt: skip
     check_reject_rate(job, [counts], rows)
     return counts
@@ -148,23 +152,67 @@ def _plan(job: Job) -> dict[str, Any]:
     roots = job.config.allow_root or pictures.catalogue_roots(job.uris)
     settings = PlanSettings(
         job.index, job.run, job.spaces, job.uris, tuple(roots), job.config.max_pictures, job.config.unit_items,
-        job.config.strict,
+        job.config.strict, ingested["since"], job.schema.text_columns,
     )  # fmt: skip
     _collect(job)
     parts = job.partitions()
     run_pipeline(lambda p: p | "Partitions" >> beam.Create(parts) | Plan(settings), job.flags)
-    if job.schema.picture_kind == "bytes" and "picture" in job.spaces:
+    planned = [read_json(job.run.done("plan", part.name)) for part in parts]
+    groups = []
+    if job.schema.picture_kind == "bytes" and any(element["missing"].get("picture") for element in planned):
         groups = group_shards(ingested["rows_per_shard"], GROUP_ROWS)
         run_pipeline(lambda p: p | "ShardGroups" >> beam.Create(groups) | CutShards(settings), job.flags)
-    planned = [read_json(job.run.done("plan", part.name)) for part in parts]
+    cut = [element["units"] for element in (*planned, *(read_json(job.run.done("plan", group.name)) for group in groups))]
+    changes = Changes.total(ingested["since"], (element["changes"] for element in planned))
+    _log.info("plan: %s", changes)
     counts = {
         "products": sum(element["products"] for element in planned),
         "missing": {m: sum(element["missing"].get(m, 0) for element in planned) for m in job.spaces},
         "known": {m: sum(element["known"].get(m, 0) for element in planned) for m in job.spaces},
+        "items": {m: sum(element["items"].get(m, 0) for element in planned) for m in job.spaces},
+        "units": {m: sum(len(units.get(m, ())) for units in cut) for m in job.spaces},
+        "changes": changes.to_json(),
         **sum_rejects(planned),
     }
     check_reject_rate(job, [ingested, counts], ingested["rows"])
     return counts
+
+
+def forecast(job: Job) -> None:
+    """Find out what is to be encoded and how long that will take, for `job.outlook`; nothing of it is kept."""
+    elements = _planned_elements(job)
+    job.outlook.clear()
+    job.outlook.update(look_ahead(job.index, job.ended("plan"), _encoders(job), elements))
+
+
+def reencoded(job: Job) -> list[str]:
+    """Say of each modality whose tower or views are others than the current version's what that comes to."""
+    since = job.ended("ingest")["since"]
+    if since is None:
+        return []
+    lines = []
+    for modality, why in other_spaces(job.index, since, job.spaces, job.towers).items():
+        outlook = job.outlook.get(modality)
+        cost = "they are in store: nothing is encoded again" if outlook is None else (
+            f"{outlook.products:,} products' {modality}s are encoded again: {outlook}"
+        )  # fmt: skip
+        lines.append(f"{modality} features are others than those of version {since}: {why}; {cost}")
+    return lines
+
+
+def _planned_elements(job: Job) -> list[str]:
+    return [info.path.rsplit("/", 1)[-1].removesuffix(".json") for info in storage.list_folder(job.run.file("plan"), "*.json")]
+
+
+def _encoders(job: Job) -> dict[str, EncodeSettings]:
+    units = job.ended("plan")["units"]
+    return {
+        modality: EncodeSettings(
+            job.run, "plan", job.index.units(space.id, job.run.id), space, job.towers[modality], job.shards, job.schema,
+            job.config.max_pixels, units[modality],
+        )
+        for modality, space in job.spaces.items()
+    }  # fmt: skip
 
 
 def encode(job: Job) -> dict[str, Any]:
@@ -174,21 +222,22 @@ def encode(job: Job) -> dict[str, Any]:
 
 
 def _encode(job: Job) -> dict[str, Any]:
-    missing = job.ended("plan")["missing"]
-    names = [info.path.rsplit("/", 1)[-1].removesuffix(".json") for info in storage.list_folder(job.run.file("plan"), "*.json")]
-    counts: dict[str, Any] = {"items": {}, "truncated": {}}
-    for modality, space in job.spaces.items():
+    missing, names = job.ended("plan")["missing"], _planned_elements(job)
+    forecast(job)
+    for line in [*reencoded(job), shown_total(job.outlook)]:
+        _log.info("encode: %s", line)
+    counts: dict[str, Any] = {"items": {}, "truncated": {}, "outlook": {m: told.to_json() for m, told in job.outlook.items()}}
+    for modality, settings in _encoders(job).items():
         if not missing[modality]:
             continue
-        _log.info("encode: %d products' %ss are to be encoded", missing[modality], modality)
-        settings = EncodeSettings(
-            job.run, "plan", job.index.units(space.id, job.run.id), space, job.towers[modality], job.shards, job.schema,
-            job.config.max_pixels,
-        )  # fmt: skip
         elements = [name for name in names if modality == "picture" or not name.startswith("shards-")]
+        started = time.monotonic()
         counters = run_pipeline(partial(_encode_elements, elements=elements, settings=settings), job.flags)
-        job.encoded[modality] = counts["items"][modality] = counters.get(f"{modality}_items", 0)
+        items = job.encoded[modality] = counts["items"][modality] = counters.get(f"{modality}_items", 0)
         counts["truncated"][modality] = counters.get(f"{modality}_truncated", 0)
+        # What units take together is more than the time that passed where several workers encode.
+        seconds = min(time.monotonic() - started, counters.get(f"{modality}_unit_ms", 0) / 1000)
+        keep_speed(job.index, settings.space, job.run.id, items, seconds)
     return counts
 
 

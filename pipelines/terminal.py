@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@10")
+_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@10", "rows", "seconds", "rows/s")
 
 
 def prepare_process() -> None:
@@ -27,11 +27,14 @@ def prepare_process() -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows under their columns; what a row does not have stays empty."""
+    """Print rows under their columns, without lines where it is no terminal; what a row does not have stays empty."""
+    from rich.box import HEAVY_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", show_edge=False)
+    console = Console()
+    lines = HEAVY_HEAD if console.is_terminal else None
+    table = Table(title=title or None, title_justify="left", show_edge=False, box=lines)
     for name in columns:
         # An id that is to be copied is not broken, nor is a mark within its words.
         whole, least = name == "version", None if name else len("current,")
@@ -40,7 +43,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any
         )
     for row in rows:
         table.add_row(*("" if row.get(name) is None else _shown(row[name]) for name in columns))
-    Console().print(table)
+    console.print(table)
 
 
 def _shown(value: Any) -> str:

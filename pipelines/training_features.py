@@ -114,7 +114,7 @@ def encode_queries(job: Job, texts: Sequence[str]) -> dict[str, int] | None:
         ranges.write_table(storage.join(job.run.work("text"), f"{names[-1]}.parquet"), unit)
     write_json(job.run.done("queries", "texts"), {"units": {"text": names}})
     settings = EncodeSettings(
-        job.run, "queries", job.run.file("queries"), space, job.towers["text"], (), None, job.config.max_pixels
+        job.run, "queries", job.run.file("queries"), space, job.towers["text"], (), None, job.config.max_pixels, len(names)
     )  # fmt: skip
     _log.info("encode: %d titles and phrases to train with", len(texts))
     return run_pipeline(lambda p: p | "Queries" >> beam.Create(["texts"]) | Encode(settings), job.flags)

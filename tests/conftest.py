@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,10 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+if TYPE_CHECKING:
+    from pipelines.config import Config
+
+MakeConfig = Callable[..., "Config"]
 SIDE, DIMENSION, SHARED = 16, 24, 8
 
 
@@ -128,6 +132,24 @@ def tiny_bundle(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     fusion = Fusion("concatenation", {"picture": 0.5, "text": 0.5})
     return write_bundle(folder, tiny_towers, heads, fusion, {}, {}).folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_bundle: Path) -> MakeConfig:
+    """Return a function that makes the configuration of a run below the test's own folder."""
+
+    from pipelines.config import read_config
+
+    def make(rows: list[dict[str, Any]] | None = None, index: str = "index", per_shard: int = 40, **changes: Any) -> Config:
+        folder = tmp_path / "catalogue"
+        if rows is not None:
+            for old in folder.glob("*.parquet"):
+                old.unlink()
+            write_shards(folder, rows, per_shard)
+        flags = {"index": str(tmp_path / index), "catalogue": [f"{folder}/*.parquet"], "bundle": str(tiny_bundle)}
+        return read_config(None, flags | {"trees": 10} | changes)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 from conftest import product, write_shards
 
-from pipelines.cli import DONE, LOCKED, main
+from pipelines.cli import main
 from pipelines.config import ConfigError
+from pipelines.exit_codes import DONE, LOCKED
 from pipelines.lock import LockedError, hold
 from pipelines.storage import StorageError
 

@@ -18,6 +18,7 @@ from catalogue_lookup import open_index
 from catalogue_lookup.manifest import ChosenFor, Metric
 from catalogue_lookup.shard import AnnoyShard
 from pipelines import cli, recall, tuning
+from pipelines.exit_codes import REFUSED
 from pipelines.gate import Limits, reasons_against
 from pipelines.layout import Index, read_json, write_json
 from pipelines.recall import VectorsFile, recall_of
@@ -311,11 +312,11 @@ def test_the_report_says_what_was_chosen_and_a_limit_too_low_leaves_the_version_
     out = capsys.readouterr().out
     assert "\nAnnoy: 10 trees (all of 60 products are compared), " in out
     current = (tmp_path / "index" / "CURRENT").read_text()
-    assert command(61, "--max-index-bytes", "1000") == cli.REFUSED
+    assert command(61, "--max-index-bytes", "1000") == REFUSED
     error = capsys.readouterr().err
     assert "catalogue-index: Annoy files of 61 products at dimension 16 take about " in error
     assert (tmp_path / "index" / "CURRENT").read_text() == current
-    assert command(61, "--trees", "30", "--max-index-bytes", "2_000") == cli.REFUSED
+    assert command(61, "--trees", "30", "--max-index-bytes", "2_000") == REFUSED
     assert "bytes, above --max-index-bytes 2000: fewer --trees than 30 would help" in capsys.readouterr().err
     assert command(61) == 0
     assert "(as in version " in capsys.readouterr().out
