@@ -200,7 +200,8 @@ def read_pixels(folder: Folder, side: int, mean: Sequence[float], std: Sequence[
     Args:
         folder: the model's.
         side: pixels of a side that the network takes.
-        mean: of a channel, in 0..1, where the folder does not say it; std: its deviation.
+        mean: mean of each channel, in 0..1, where the folder does not say it.
+        std: deviation of each, likewise.
 
     Raises:
         TowerError: the pictures are prepared for another size than the network takes.

@@ -31,8 +31,9 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
 
     Args:
         name: name in `keras.applications`.
-        options: `weights`, a file of weights without the top; without it Keras finds or downloads those of
-            ImageNet; `sha256` of the file; `side`, by default the application's; `pooling`, "avg" (default) or "max"; other parameters of it as JSON values.
+        options: `weights`, a file of weights without the top; without it Keras finds or downloads ImageNet's; `sha256`
+            of the file; `side`, by default the application's; `pooling`, "avg" (default) or "max"; other parameters of
+            it as JSON values.
 
     Raises:
         ApplicationError: for a name or an option that is unknown.

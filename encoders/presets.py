@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from encoders.sources import Source, hash_with, load_picture_network, load_text_network, read_decoding, read_source
+from encoders.sources import (
+    Source,
+    hash_with,
+    load_picture_network,
+    load_text_network,
+    read_decoding,
+    read_source,
+    split_specs,
+)
 from encoders.tower_spec import (
     FORM_FILES,
     LITERT,
@@ -74,7 +82,7 @@ def build_tower(spec: str, modality: Modality, folder: Path) -> TowerSpec:
         ConversionError: a LiteRT form that does not answer as the SavedModel does.
         ModuleNotFoundError: a package that is not installed.
     """
-    source = read_source(spec, modality)
+    sources = [read_source(one, modality) for one in split_specs(spec)]
     if folder.exists() and any(folder.iterdir()):
         raise TowerError(f"{folder} is not empty: name a new folder for the tower '{spec}'")
     load_tensorflow(text=modality == "text")
@@ -82,7 +90,7 @@ def build_tower(spec: str, modality: Modality, folder: Path) -> TowerSpec:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         unfinished = Path(temporary) / "tower"
         unfinished.mkdir()
-        built = _build(source, unfinished)
+        built = _build(sources[0], unfinished) if len(sources) == 1 else _build_several(spec, sources, unfinished)
         if folder.exists():
             folder.rmdir()
         unfinished.rename(folder)
@@ -100,6 +108,18 @@ def _build(source: Source, folder: Path) -> TowerSpec:
     if source.modality == "picture":
         return write_picture_tower(source.spec, load_picture_network(source), folder, litert, batch)
     return write_text_tower(source.spec, load_text_network(source), folder, litert, batch)
+
+
+def _build_several(spec: str, sources: Sequence[Source], folder: Path) -> TowerSpec:
+    from encoders.side_by_side import join_specs
+
+    built = []
+    for number, source in enumerate(sources):
+        (folder / str(number)).mkdir()
+        built.append(_build(source, folder / str(number)))
+    joined = join_specs(spec, built)
+    (folder / SPEC_FILE).write_text(joined.to_json(), "utf-8")
+    return joined
 
 
 def _build_saved_model(source: Source, batch: int, folder: Path) -> TowerSpec:

@@ -4,13 +4,14 @@
     package:use-multilingual            keras-hub:<preset or folder>       tflite:<file>
     package:minilm                      hf:<folder>
 
-Options follow as in an address: `?fit=pad&sha256=<hex>`. docs/towers.md lists them. TensorFlow is imported when a
-network is loaded, not with this module.
+Options follow as in an address: `?fit=pad&sha256=<hex>`. docs/towers.md lists them. Several, with commas between them,
+stand side by side. TensorFlow is imported when a network is loaded, not with this module.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -67,6 +68,11 @@ class Source:
     name: str
     options: Mapping[str, str]
     common: Mapping[str, str]
+
+
+def split_specs(spec: str) -> list[str]:
+    """Take apart specifications of towers that stand side by side; a comma in a path is no border."""
+    return re.split(rf",(?=(?:{'|'.join(SCHEMES)}):)", spec)
 
 
 def read_source(spec: str, modality: Modality) -> Source:

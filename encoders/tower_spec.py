@@ -48,6 +48,7 @@ class TowerSpec:
         text_form: what is done to a text then: "lower" case, or "canonical": that, and no ASCII punctuation.
         pixel_mean: what is taken from each pixel where a form takes float32,
         pixel_std: and what it is divided by then.
+        parts: towers whose features stand side by side, in folders 0, 1 and so on; 0: the tower is one itself.
     """
 
     spec: str
@@ -64,6 +65,7 @@ class TowerSpec:
     text_form: TextForm = "as_is"
     pixel_mean: float = 0.0
     pixel_std: float = 1.0
+    parts: int = 0
 
     def to_json(self) -> str:
         """Write the fields as JSON, always the same text for the same fields."""

@@ -167,6 +167,10 @@ def load_tower(folder: Path, form: str | None = None, threads: int | None = None
     if not path.is_file():
         raise TowerError(f"{folder} holds no {SPEC_FILE}: build a tower there first")
     spec = TowerSpec.from_json(path.read_text("utf-8"))
+    if spec.parts:
+        from encoders.side_by_side import SideBySide
+
+        return SideBySide(spec, [load_tower(folder / str(part), form, threads) for part in range(spec.parts)])
     form = form or (LITERT if LITERT in spec.forms else SAVED_MODEL)
     if form not in spec.forms:
         raise TowerError(f"{spec.spec} has no form '{form}' in {folder} (forms: {', '.join(spec.forms)})")
