@@ -19,7 +19,7 @@ import tensorflow as tf
 from encoders import open_clip
 from encoders.conversion import PictureNetwork, TextNetwork
 from encoders.hugging_face import Arrays, Folder, read_pixels
-from encoders.tokenizer_files import check_end, read_tokenizer, token_id
+from encoders.tokenizer_files import begins, check_end, read_tokenizer, token_id
 from encoders.tower_spec import TextForm, TowerError
 from encoders.weights import WeightsError
 
@@ -189,7 +189,9 @@ def text_network(folder: Folder) -> TextNetwork:
             check_end(content, _end_of_clip(side, content), str(folder.path))
         features = clip_text_features(side)
     else:
-        features = siglip_text_features(side, _padding(folder, side, content, kind), begun=kind == "sentencepiece")
+        begun = begins(kind, content)
+        features = siglip_text_features(side, _padding(folder, side, content, kind), begun)
+        limit += begun
     return TextNetwork(
         token_limit=limit,
         weights_hash=folder.digest(RECIPE, keras_hub.__version__),

@@ -18,7 +18,7 @@ import tensorflow as tf
 from encoders.clip import padded, unit
 from encoders.conversion import PictureNetwork, TextNetwork
 from encoders.hugging_face import Folder, read_pixels
-from encoders.tokenizer_files import clip_file, roberta_file, wordpiece_file
+from encoders.tokenizer_files import begins, clip_file, roberta_file, wordpiece_file
 from encoders.tower_spec import Decoding, TextForm, TowerError
 from encoders.weights import combine_hashes, hash_arrays
 
@@ -160,12 +160,13 @@ def text_network(name: str, options: Mapping[str, str]) -> TextNetwork:
     siglip = type(backbone).__name__ == "SigLIPBackbone"
     if pair and limit != positions:
         raise TowerError(f"'{name}' was trained on texts of {positions} tokens: leave the option tokens away")
-    pooled = _pair_features(backbone, limit, tokens, siglip) if pair else _pooled_features(backbone, tokens, options)
+    begun = siglip and begins(tokens.kind, tokens.content)
+    pooled = _pair_features(backbone, limit, tokens, begun) if pair else _pooled_features(backbone, tokens, options)
     form: TextForm = "as_is"
     if siglip:
         form = "canonical" if _canonical(name) else "lower"
     return TextNetwork(
-        token_limit=limit + 1 if siglip else limit,  # a token before the first is taken away again
+        token_limit=limit + begun,  # a token before the first is taken away again
         weights_hash=_hash(backbone, [limit, options.get("pooling"), combine_hashes(tokens.content.hex())]),
         weights={},
         features=lambda _, ids, lengths: pooled(ids, lengths),

@@ -105,6 +105,15 @@ def _between(tokenizer: Any, begin: str, end: str) -> bytes:
     return bytes(tokenizer.to_str().encode())
 
 
+def begins(kind: str, content: bytes) -> bool:
+    """Tell whether a SentencePiece model has a token that goes before each text."""
+    if kind != "sentencepiece":
+        return False
+    from sentencepiece import SentencePieceProcessor
+
+    return bool(SentencePieceProcessor(model_proto=content).bos_id() >= 0)
+
+
 def check_end(content: bytes, ends: int, name: str) -> None:
     """Check that a tokenizer.json ends every text with the id `ends`, as its network was trained.
 

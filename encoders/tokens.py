@@ -30,7 +30,7 @@ def shape_text(text: str, spec: TowerSpec) -> str:
 
 
 def load_tokenizer(spec: TowerSpec, folder: Path) -> Callable[[list[str]], list[Any]]:
-    """Load the tokenizer beside a tower: texts -> lists of ids with begin and end, uncut.
+    """Load the tokenizer beside a tower: texts -> lists of ids, uncut, with the end and, where it knows one, the begin.
 
     Raises:
         TowerError: the tower names a tokenizer that is unknown.
@@ -42,7 +42,8 @@ def load_tokenizer(spec: TowerSpec, folder: Path) -> Callable[[list[str]], list[
         except ModuleNotFoundError as error:
             raise missing_package("sentencepiece", "query") from error
         processor = SentencePieceProcessor(model_file=str(folder / TOKENIZER_FILES["sentencepiece"]))
-        return lambda texts: processor.encode(texts, out_type=int, add_bos=True, add_eos=True)
+        begins = processor.bos_id() >= 0
+        return lambda texts: processor.encode(texts, out_type=int, add_bos=begins, add_eos=True)
     if spec.tokenizer == "tokenizers":
         try:
             from tokenizers import Tokenizer
