@@ -189,6 +189,9 @@ def text_network(folder: Folder) -> TextNetwork:
             check_end(content, _end_of_clip(side, content), str(folder.path))
         features = clip_text_features(side)
     else:
+        end = _special(folder, content, kind, "eos_token")
+        if end is not None:
+            check_end(content, end, str(folder.path))
         begun = begins(kind, content)
         features = siglip_text_features(side, _padding(folder, side, content, kind), begun)
         limit += begun
@@ -274,11 +277,16 @@ def _end_of_clip(side: Side, content: bytes) -> int:
 
 
 def _padding(folder: Folder, side: Side, content: bytes, kind: str) -> int:
-    token = folder.json("tokenizer_config.json").get("pad_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    found = token_id(content, token) if token and kind == "tokenizers" else None
+    found = _special(folder, content, kind, "pad_token")
     usual = 0 if side.settings["vocab_size"] >= GEMMA_PIECES else 1
     return int(side.settings.get("pad_token_id", usual)) if found is None else found
+
+
+def _special(folder: Folder, content: bytes, kind: str, name: str) -> int | None:
+    """Look up the id of the token that tokenizer_config.json gives a role."""
+    token = folder.json("tokenizer_config.json").get(name)
+    token = token.get("content") if isinstance(token, dict) else token
+    return token_id(content, token) if token and kind == "tokenizers" else None
 
 
 def _text_form(folder: Folder, side: Side) -> TextForm:

@@ -174,7 +174,7 @@ def text_network(name: str, options: Mapping[str, str]) -> TextNetwork:
 
 def is_clip(folder: Folder) -> bool:
     """Tell whether a folder holds CLIP or SigLIP, in the layout of `transformers` or of open_clip."""
-    return folder.kind in ("clip", "siglip", "siglip2") or folder.has("open_clip_config.json")
+    return folder.kind in ("clip", "siglip") or folder.has("open_clip_config.json")
 
 
 @dataclass(frozen=True)
@@ -213,22 +213,31 @@ def read_pixels(folder: Folder, side: int, mean: Sequence[float], std: Sequence[
         return Pixels(side, tuple(timm.get("mean", mean)), tuple(timm.get("std", std)),
                       Decoding("crop", resample, ratio))  # type: ignore[arg-type]  # fmt: skip
     found = folder.json("preprocessor_config.json")
-    size, crop = found.get("size", side), found.get("crop_size", side)
     resample = PILLOW_FILTERS.get(found.get("resample", 3), "bicubic")
-    if not found.get("do_normalize", True):
-        mean, std = (0.0,) * 3, (1.0,) * 3
-    else:
+    if found.get("do_normalize", True):
         mean, std = found.get("image_mean", mean), found.get("image_std", std)
-    shortest = size.get("shortest_edge") if isinstance(size, dict) else None
-    if shortest is None and not found.get("do_center_crop", False):
-        decoding = Decoding("stretch", resample)  # type: ignore[arg-type]
-        given = size["height"] if isinstance(size, dict) else size
     else:
-        given = crop["height"] if isinstance(crop, dict) else crop
-        shortest = shortest or (size["height"] if isinstance(size, dict) else size)
-        decoding = Decoding("crop", resample, given / max(shortest, given))  # type: ignore[arg-type]
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    given, shortest = prepared_side(folder) or (side, None)
     if given != side:
         raise TowerError(
             f"{folder.path} prepares pictures of {given} pixels (preprocessor_config.json) for a network that takes {side}"
         )
-    return Pixels(side, tuple(mean), tuple(std), decoding)
+    fit, ratio = ("stretch", 1.0) if shortest is None else ("crop", given / max(shortest, given))
+    return Pixels(side, tuple(mean), tuple(std), Decoding(fit, resample, ratio))  # type: ignore[arg-type]
+
+
+def prepared_side(folder: Folder) -> tuple[int, int | None] | None:
+    """Return the pixels of a side that `transformers` prepares, and those of the shorter one before it crops.
+
+    None where the folder does not say it; the second is None where pictures are stretched.
+    """
+    found = folder.json("preprocessor_config.json")
+    size, crop = found.get("size"), found.get("crop_size")
+    shortest = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
+    if shortest is None:
+        return None
+    if not found.get("do_center_crop", isinstance(size, dict) and "shortest_edge" in size):
+        return int(shortest), None
+    cropped = crop.get("height") if isinstance(crop, dict) else crop
+    return int(cropped or shortest), int(shortest)

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from encoders.clip import padded, unit
 from encoders.conversion import PictureNetwork, TextNetwork
-from encoders.hugging_face import Folder, read_pixels
+from encoders.hugging_face import Folder, prepared_side, read_pixels
 from encoders.tokenizer_files import begins, clip_file, roberta_file, wordpiece_file
 from encoders.tower_spec import Decoding, TextForm, TowerError
 from encoders.weights import combine_hashes, hash_arrays
@@ -75,7 +75,10 @@ def converted_picture_network(folder: Folder, options: Mapping[str, str]) -> Pic
 
     Raises TowerError.
     """
-    backbone = load_backbone(str(folder.path))
+    prepared = prepared_side(folder)
+    # DINOv2 was trained on more pixels than it is used with: its positions are interpolated.
+    resized = {"image_shape": (prepared[0], prepared[0], 3)} if prepared and folder.kind.startswith("dino") else {}
+    backbone = load_backbone(str(folder.path), **resized)
     if folder.kind in ("vit", "deit"):  # KerasHub takes 1e-6 whatever config.json says
         for layer in _norms(backbone):
             layer.epsilon = float(folder.config.get("layer_norm_eps", 1e-12))

@@ -194,6 +194,17 @@ def test_clips_tokenizer_is_made_of_its_vocabulary_where_there_is_no_tokenizer_j
     assert [one.ids for one in made.encode_batch(texts)] == [one.ids for one in given.encode_batch(texts)]
 
 
+def test_dinov2_is_used_with_the_pixels_it_is_prepared_for_though_it_was_trained_on_more(golden: Path, tmp_path: Path) -> None:
+    folder = copy_model(golden / "dinov2", tmp_path / "dinov2")
+    crop, size = {"height": 32, "width": 32}, {"shortest_edge": 40}
+    rewrite_json(folder / "preprocessor_config.json", crop_size=crop, size=size)
+    network = hugging_face.picture_network(str(folder), {})
+    assert (network.side, network.decoding) == (32, Decoding("crop", "bicubic", 0.8))
+    found = network.features(tf.constant(decoded(golden, 32, network.decoding))).numpy()
+    assert np.isfinite(found).all()
+    assert found.shape == (2, 48)
+
+
 def bert_like_folder(folder: Path, kind: str) -> Path:
     """Write a tiny random RoBERTa, XLM-R or DistilBERT, without a tokenizer of its own kind."""
     from test_towers import tiny_bert_files

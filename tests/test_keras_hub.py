@@ -35,7 +35,7 @@ def images(side: int) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(2).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
 
 
-def sentence_pieces(**special: int) -> bytes:
+def sentence_pieces(**special: Any) -> bytes:
     """Train a tiny SentencePiece model."""
     stream = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
