@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Union
@@ -90,10 +91,10 @@ class QueryEncoder:
             return self._towers[modality]
 
     def _decode(self, image: Picture) -> npt.NDArray[np.uint8]:
-        side = self._tower("picture").spec.side
-        assert side is not None
+        spec = self._tower("picture").spec
+        assert spec.side is not None
         try:
-            return decode_picture(_content(image), side)[None]
+            return decode_picture(_content(image), spec.side, **asdict(spec.decoding))[None]
         except PictureError as error:
             name = f" {os.fspath(image)}" if isinstance(image, str | os.PathLike) else ""
             raise QueryError(f"the picture{name} cannot be searched with: {error}") from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pipelines.config import (
     BUILD_SETTINGS,
     CATALOGUE_SETTINGS,
+    IMPORT_SETTINGS,
     PREVIEW_SETTINGS,
     RUN_SETTINGS,
     SETTINGS,
@@ -58,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--query-image", metavar="FILE", help="also draw a photo to search with")
     command("train", "encode features where they are missing, fit heads, write a bundle",
             (*where, *CATALOGUE_SETTINGS, *TRAINING_SETTINGS))  # fmt: skip
+    imported = command("import", "make a bundle of a pretrained pair of towers (CLIP, SigLIP), without training", IMPORT_SETTINGS)
+    imported.add_argument("spec", metavar="SPEC", help="where both towers come from: hf:<folder> or keras-hub:<preset or folder>")
     job = (*where, *CATALOGUE_SETTINGS, *BUILD_SETTINGS)
     command("run", "bring a catalogue into a published index; skips what is there",
             (*job, *RUN_SETTINGS, *TRAINING_SETTINGS)).add_argument(
@@ -130,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, extra = parser().parse_known_args(arguments)
     try:
         own = {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview, "rollback": _rollback,
-               "verify": _verify, "withdraw": _withdraw, "explain": _explain}  # fmt: skip
+               "verify": _verify, "withdraw": _withdraw, "explain": _explain,
+               "import": _import}  # fmt: skip
         if getattr(given, "version", None) is not None:
             own["publish"] = _publish
         if given.command in own:
@@ -215,6 +219,16 @@ def _sample(given: argparse.Namespace) -> int:
     if given.query_image:
         write_query_image(given.query_image, given.seed)
         print(f"wrote a photo to search with to {given.query_image}")
+    return DONE
+
+
+def _import(given: argparse.Namespace) -> int:
+    config = _configured(given, ("bundle",))
+    prepare_process()
+    from pipelines.import_pair import import_pair
+
+    bundle = import_pair(given.spec, config)
+    print(f"bundle {bundle.hash} in {bundle.folder}")
     return DONE
 
 

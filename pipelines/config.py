@@ -71,8 +71,16 @@ class Config:
     min_recall: float = setting(0.95, "recall@10 against exact search that a version is published with, at least")
     max_shrink: float = setting(0.10, "share of the current version's products that the next one may lack")
 
-    picture_tower: str = setting("package:efficientnet-lite0", "tower for pictures of a bundle that is trained; '' for none")
-    text_tower: str = setting("package:use-multilingual", "tower for texts of a bundle that is trained; '' for none")
+    picture_tower: str = setting(
+        "package:efficientnet-lite0",
+        "tower for pictures of a bundle that is trained: package:, keras:, keras-hub:, hf:, saved-model: or tflite:...; several "
+        "with commas between them stand side by side; '' for none",
+    )
+    text_tower: str = setting(
+        "package:use-multilingual",
+        "tower for texts of a bundle that is trained: package:, keras-hub:, hf: or saved-model:...; several as for pictures; "
+        "'' for none",
+    )
     picture_views: int | None = setting(
         None, "views of a picture that its feature is made of, the picture itself being the first (default: the bundle's; "
         "trained: 1)"
@@ -128,6 +136,7 @@ PREVIEW_SETTINGS = (
     "catalogue", "format", "column", "text", "allow_root", "max_pictures", "max_pixels", "seed", "picture_operation",
     "text_operation", "synonyms", "cross_language",
 )  # fmt: skip
+IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
     "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "max_training_products",
     "max_phrases", "epochs", "holdout",

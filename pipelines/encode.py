@@ -126,7 +126,7 @@ def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> t
     sums = np.zeros((work.num_rows, views.slots, tower.spec.dimension), dtype=np.float32)
     counts = np.zeros(work.num_rows, dtype=np.int64)
     started = reported = time.monotonic()
-    for batch in batches(items, findings, side, tower.spec.batch, views, settings.max_pixels):
+    for batch in batches(items, findings, side, tower.spec.batch, views, settings.max_pixels, tower.spec.decoding):
         np.add.at(sums, (batch.owners, [views.slot(view) for view in batch.views]), tower.encode(batch.pictures))
         np.add.at(counts, batch.owners, 1)
         now = time.monotonic()

@@ -27,7 +27,8 @@ SUMMARY_FILE = "summary.json"
 FORMAT = 1
 # The settings that say what a run makes, and what stops it; flags and paths of training are the bundle's business.
 _SETTINGS = ("catalogue", "format", "column", "text", "keep", "limit", "strict", "max_reject_rate", "metric", "trees",
-             "max_index_bytes", "max_items_per_shard", "seed", "unit_items", "partition_rows", "publish", "min_recall", "max_shrink")  # fmt: skip
+             "max_index_bytes", "max_items_per_shard", "seed", "unit_items", "partition_rows", "publish", "min_recall",
+             "max_shrink")  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -117,14 +118,16 @@ class Night:
             "spaces": {} if job is None else {modality: space.id for modality, space in job.spaces.items()},
             "estimate": {} if job is None else {modality: outlook.to_json() for modality, outlook in job.outlook.items()},
             "version": None, "published": False, "rows": 0, "indexed": 0, "changes": None, "rejected": {}, "rejected_fields": {},
-            "to_encode": {}, "encoded": {}, "stages": {}, "recall@10": None, "annoy": None, "moved_neighbours": None, "probes": 0,
+            "to_encode": {}, "encoded": {}, "stages": {}, "recall@10": None, "annoy": None,
+            "moved_neighbours": None, "probes": 0,
         }  # fmt: skip
         if told is not None:
             content |= {
                 "version": told.version if "version" in told.paths else None, "published": told.published, "rows": told.rows,
                 "indexed": told.indexed, "changes": None if told.changes is None else told.changes.to_json(),
                 "rejected": told.rejected, "rejected_fields": told.rejected_fields, "to_encode": told.to_encode,
-                "encoded": told.encoded, "recall@10": told.recall, "annoy": told.annoy, "moved_neighbours": told.moved, "probes": told.probes,
+                "encoded": told.encoded, "recall@10": told.recall, "annoy": told.annoy,
+                "moved_neighbours": told.moved, "probes": told.probes,
                 "stages": {
                     stage: {"seconds": pace.seconds, "rows": pace.rows, "rows_per_second": _rounded(pace.rows_per_second)}
                     for stage, pace in told.stages.items()

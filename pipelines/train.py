@@ -52,7 +52,7 @@ def _build(spec: str, modality: Modality, folder: str) -> None:
         built = Path(temporary) / "tower"
         build_tower(spec, modality, built)
         files = [path for path in built.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: path.name == "tower.json"):
+        for path in sorted(files, key=lambda path: path == built / "tower.json"):
             storage.put_file(path, storage.join(folder, path.relative_to(built).as_posix()))
 
 

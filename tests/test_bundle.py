@@ -53,7 +53,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_an_opened_bundle_is_what_was_written(write: MakeBundle, towers: dict[str, Path]) -> None:
     bundle = open_bundle(write().folder)
     assert list(bundle.towers) == ["picture", "text"]
-    assert bundle.towers["text"].tokenizer == "wordpiece"
+    assert bundle.towers["text"].tokenizer == "tokenizers"
     assert (bundle.fusion, bundle.views, bundle.training) == (FUSION, VIEWS, {"recall": 0.9})
     assert bundle.dimension == 2 * SHARED
     for modality, head in write_heads().items():

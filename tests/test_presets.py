@@ -25,6 +25,7 @@ from encoders.conversion import ConversionError, PictureNetwork
 from encoders.keras_application import ApplicationError
 from encoders.presets import DEFAULT_TOWERS, PROBE_TEXTS, build_tower, probe_pictures, write_picture_tower
 from encoders.saved_model import SavedModelError
+from encoders.sources import PACKAGED
 from encoders.towers import TowerError, TowerSpec, load_tower
 from encoders.weights import (
     TORCH_MAGIC,
@@ -36,6 +37,7 @@ from encoders.weights import (
     read_torch,
 )
 
+LITE0 = efficientnet_lite.VARIANTS["efficientnet-lite0"]
 TEXTS = [
     *PROBE_TEXTS,
     "Puma Men's running shoes, black",
@@ -78,8 +80,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def build(name: str) -> Path:
         if not (folder / name).exists():
-            modality = "picture" if name == "efficientnet-lite0" else "text"
-            build_tower(f"package:{name}", modality, folder / name)  # type: ignore[arg-type]
+            build_tower(f"package:{name}", PACKAGED[name], folder / name)
         return folder / name
 
     return build
@@ -100,7 +101,7 @@ def test_the_default_picture_tower_has_both_forms_and_they_agree(built: Callable
 
 def test_the_picture_towers_blocks_are_of_like_weight_and_fit_float16(built: Callable[[str], Path]) -> None:
     features = load_tower(built("efficientnet-lite0")).encode(photographs(6))
-    sizes = [1280, *(stage.filters for stage in efficientnet_lite.STAGES for _ in "ab"), 64, 48]
+    sizes = [1280, *(filters for filters in LITE0.filters for _ in "ab"), 64, 48]
     assert sum(sizes) == features.shape[1]
     energies = [np.square(block).sum(1).mean() for block in np.split(features, np.cumsum(sizes)[:-1], axis=1)]
     assert max(energies) < 100 * min(energies)
@@ -133,7 +134,7 @@ def test_the_colour_block_sees_the_foreground_and_where_colours_are() -> None:
 @pytest.fixture(scope="module")
 def lite_weights() -> dict[str, npt.NDArray[Any]]:
     """Read EfficientNet-Lite 0's weights."""
-    path = package_folder(efficientnet_lite.PACKAGE, efficientnet_lite.MODULE) / efficientnet_lite.FILE
+    path = package_folder(LITE0.package, LITE0.module) / LITE0.file
     return read_torch(path.read_bytes())
 
 
@@ -143,7 +144,7 @@ def test_efficientnet_lite_names_real_products_by_their_imagenet_class(
     import pyarrow.parquet as pq
     from PIL import Image
 
-    network = efficientnet_lite.build(lite_weights)
+    network = efficientnet_lite.build(lite_weights, LITE0)
     table = pq.read_table(real_data / "fashion224" / "part-00000-of-00008.parquet")
     kinds = np.array(table["product_type"].to_pylist())
     for kind, wanted in {"Sunglasses": (836, 837), "Sports Shoes": (770,), "Jeans": (608,)}.items():
@@ -206,6 +207,7 @@ def test_a_bert_from_hugging_face_answers_as_it_does_there(real_data: Path) -> N
     config, weights, tokenizer = ((folder / name).read_bytes() for name in names)
     network = bert.text_network(config, weights, tokenizer, token_limit=64)
     expected = np.load(folder / "expected.npz")
+    assert network.tokenise is not None
     ids = network.tokenise(tf.constant(expected["texts"].tolist()))
     np.testing.assert_array_equal(ids.to_tensor(), expected["input_ids"])
     found = network.features(network.weights, ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)).numpy()
@@ -268,9 +270,9 @@ def altered_package(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (
             "package:efficientnet-lite0",
             "picture",
-            efficientnet_lite.MODULE,
-            efficientnet_lite.FILE,
-            efficientnet_lite.SHA256,
+            LITE0.module,
+            LITE0.file,
+            LITE0.sha256,
         ),
         (
             "package:use-multilingual",
@@ -336,7 +338,7 @@ def test_a_weights_file_that_would_run_code_is_refused() -> None:
 
 
 def test_weights_files_of_another_format_or_cut_short_are_refused(lite_weights: Any) -> None:
-    path = package_folder(efficientnet_lite.PACKAGE, efficientnet_lite.MODULE) / efficientnet_lite.FILE
+    path = package_folder(LITE0.package, LITE0.module) / LITE0.file
     with pytest.raises(WeightsError, match=r"^the weights file is cut short or holds other counts"):
         read_torch(path.read_bytes()[:-1000])
     with pytest.raises(WeightsError, match=r"^the weights file is not in PyTorch's legacy format"):
@@ -357,7 +359,7 @@ def test_weights_files_of_another_format_or_cut_short_are_refused(lite_weights: 
 @pytest.mark.parametrize(
     ("spec", "modality", "message"),
     [
-        ("resnet", "picture", r"^tower 'resnet' is unknown: give package:<efficientnet-lite0 \| use-"),
+        ("resnet", "picture", r"^tower 'resnet' is unknown: give package:<efficientnet-lite0 \| effic"),
         ("hub:x", "text", r"^tower 'hub:x' is unknown: give package:<"),
         (
             "package:vit",
@@ -450,7 +452,7 @@ def test_a_keras_applications_size_is_its_own_where_none_is_given(
         (
             "MobileNet",
             WeightsError,
-            r"^no weights are given for MobileNet: name a file, as in keras:MobileNet\?w",
+            r"^Keras has no ImageNet weights of MobileNet here and cannot download them \(.*\): name a file, as in keras:",
         ),
         (
             "MobileNet?weights=/no/file.h5",

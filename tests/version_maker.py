@@ -34,7 +34,7 @@ def write_towers(folder: Path, seed: int = 0) -> dict[str, Path]:
     """Write folders of towers that a bundle takes, but that hold nothing that runs."""
     specs = {
         "picture": TowerSpec("test:picture", "picture", 24, f"p{seed}", 16, None, 4, None, ("litert",)),
-        "text": TowerSpec("test:text", "text", 24, f"t{seed}", None, 64, 4, "wordpiece", ("litert",)),
+        "text": TowerSpec("test:text", "text", 24, f"t{seed}", None, 64, 4, "tokenizers", ("litert",)),
     }
     for modality, spec in specs.items():
         (folder / modality).mkdir(parents=True)
