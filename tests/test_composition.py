@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -9,17 +12,19 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from conftest import DIMENSION, SHARED, jpeg
-from version_maker import Products, draw_products, make_version
+from version_maker import FUSION, Products, bundle_in, draw_products, make_version
 
-from catalogue_lookup import Index, open_index
+from catalogue_lookup import Index, QueryError, UnknownProductError, open_index
 from catalogue_lookup.composition import compose
 from catalogue_lookup.manifest import read_manifest
 from catalogue_lookup.modality_vectors import map_modality_file
 from catalogue_lookup.query import QueryEncoder
-from encoders.bundle import Bundle, write_bundle
+from encoders.bundle import write_bundle
 from encoders.fusion import Fusion, FusionKind
 from encoders.heads import random_head
+from encoders.integrity import IntegrityError
 from pipelines import layout
+from pipelines.cli import main
 from pipelines.publish import publish_version
 from pipelines.withdraw import withdraw
 
@@ -95,7 +100,7 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     heads = {modality: random_head(DIMENSION, SHARED, seed) for seed, modality in enumerate(tiny_towers)}
     made = write_bundle(root / "made", tiny_towers, heads, fusion, {}, {})
     (root / "bundles").mkdir()
-    bundle: Bundle = replace(made, folder=made.folder.rename(root / "bundles" / made.hash))
+    bundle = replace(made, folder=made.folder.rename(root / "bundles" / made.hash))
     encoder = QueryEncoder(bundle)
     drawn = draw_products(COUNT)
     pictures = np.concatenate([encoder._decode(photo(int(name[1:]))) for name in drawn.ids])
@@ -112,7 +117,7 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def index(shop: Shop) -> Any:
+def index(shop: Shop) -> Iterator[Index]:
     with open_index(shop.root) as opened:
         yield opened
 
@@ -172,7 +177,8 @@ def test_weights_of_a_query_rank_as_a_concatenation_with_them(shop: Shop, index:
 def test_the_command_takes_several_of_each(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shoe.jpg").write_bytes(photo(12))
     asked = ["query", "--index", str(shop.root), "--json", "--text", "thing 7", "--text", "red",
-             "--image", str(tmp_path / "shoe.jpg"), "--minus-text", "blue", "--minus-product-id", "P00003", "--weight", "text=0.3", "--weight", "picture=0.7"]  # fmt: skip
+             "--image", str(tmp_path / "shoe.jpg"), "--minus-text", "blue", "--minus-product-id", "P00003",
+             "--weight", "text=0.3", "--weight", "picture=0.7"]  # fmt: skip
     assert main(asked) == 0
     rows = json.loads(capsys.readouterr().out)
     with open_index(shop.root) as index:
@@ -254,7 +260,7 @@ def test_weights_keep_to_filters_shards_and_withdrawn_products(drawn: tuple[Path
     withdraw(str(root), exact[:2])
     cheap = {row["product_id"] for row in products.rows if row["stock"] < 2}
     with open_index(root) as index, open_index(root, shards=[1]) as second:
-        asked = {"product_id": products.ids[1300], "weights": weights, "search_k": ALL}
+        asked: dict[str, Any] = {"product_id": products.ids[1300], "weights": weights, "search_k": ALL}
         assert [hit.product_id for hit in index.search(**asked)] == exact[2:12]
         filtered = [product_id for product_id in exact[2:] if product_id in cheap]
         assert [hit.product_id for hit in index.search(**asked, where="stock < 2")] == filtered[:10]
