@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         for name, does in (
             ("versions", "list the versions of an index"),
             ("rollback", "make the version before the current one current again"),
-            ("verify", "hash every byte of a version and name the files that are wrong"),
+            ("verify", "hash every byte of a version and its bundle and name the files that are wrong"),
         )
     }
     for added in whole.values():
@@ -142,7 +142,7 @@ def exit_code(error: Exception) -> int | None:
              "WithdrawError")  # fmt: skip
     codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
     codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED, "RefusedError": REFUSED, "LockedError": LOCKED}
-    codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError"), STORAGE)
+    codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError", "OSError"), STORAGE)
     return next((codes[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in codes), None)
 
 
@@ -278,10 +278,11 @@ def _verify(given: argparse.Namespace) -> int:
     for line in wrong:
         print(line)
     if wrong:
-        print(f"version {manifest.id} is damaged: {len(wrong)} of {len(manifest.files)} files are wrong")
+        print(f"version {manifest.id} is damaged: {len(wrong)} of its files or its bundle's are wrong")
         return STORAGE
     total = sum(entry.size for entry in manifest.files.values())
-    print(f"version {manifest.id} is whole: {len(manifest.files)} files, {total:,} bytes")
+    bundle = manifest.bundle[:12]
+    print(f"version {manifest.id} is whole: {len(manifest.files)} files, {total:,} bytes; so is its bundle {bundle}")
     return DONE
 
 
