@@ -14,6 +14,7 @@ that nobody lists:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -27,6 +28,7 @@ VERSIONS_FOLDER, BUNDLES_FOLDER, MODALITIES_FOLDER = "versions", "bundles", "mod
 PRODUCT_ID, ORDER = "product_id", "order"
 
 Metric = Literal["angular", "euclidean", "manhattan", "dot"]
+_VERSION_ID = re.compile(r"(?!\.{1,2}$)[\w.-]{1,255}", re.ASCII)
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
@@ -156,6 +158,22 @@ class Manifest:
         content = {"format": FORMAT, **asdict(self)}
         content["hash"] = hash_content(content)
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def parse_current(data: bytes, path: str) -> str:
+    """Return the id of the version that `CURRENT` names.
+
+    Args:
+        data: content of the file.
+        path: where it lies, for messages.
+
+    Raises:
+        ManifestError: it names none.
+    """
+    name = data.decode("ascii", "replace").strip()
+    if not _VERSION_ID.fullmatch(name):
+        raise ManifestError(f"{path} is altered: it names no version; delete it and publish one by its id")
+    return name
 
 
 def read_manifest(data: bytes, path: str) -> Manifest:

@@ -111,16 +111,14 @@ def current_version(root: Place) -> str:
     """Return the id of the current version.
 
     Raises:
-        ManifestError: nothing has been published there.
+        ManifestError: nothing has been published there, or what is cannot be told.
     """
     try:
-        return root.read(layout.CURRENT_FILE).decode().strip()
+        return layout.parse_current(root.read(layout.CURRENT_FILE), f"{root.uri.rstrip('/')}/{layout.CURRENT_FILE}")
     except FileNotFoundError:
         raise ManifestError(
             f"{root.uri} holds neither {layout.CURRENT_FILE} nor {layout.MANIFEST_FILE}: give the folder of an index"
         ) from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{root.uri}/{layout.CURRENT_FILE} is altered ({error}): publish a version again") from None
 
 
 def manifest_at(place: Place) -> Manifest | None:

@@ -97,23 +97,48 @@ def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
     """
     path = folder / BUNDLE_FILE
     try:
-        content = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} holds no {BUNDLE_FILE}: give the folder of a bundle") from None
+    content = read_listing(data, str(path))
+    try:
+        verify_files(folder, read_entries(content["files"]), verify)
+        return _read(folder, content)
+    except (IntegrityError, HeadError, TowerError, FusionError, PoolingError) as error:
+        raise BundleError(str(error)) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _lacking(path, error) from error
+
+
+def read_listing(data: bytes, path: str) -> dict[str, Any]:
+    """Return the content of a `bundle.json`, which holds its own hash and that of the bundle's files.
+
+    Args:
+        data: content of the file.
+        path: where it lies, for messages.
+
+    Raises:
+        BundleError: it is of a newer format, truncated or altered.
+    """
+    try:
+        content = json.loads(data)
     except ValueError as error:
         raise BundleError(f"{path} is not JSON ({error}): copy the bundle again") from None
     number = content.get("format") if isinstance(content, dict) else None
     if number != FORMAT:
         raise BundleError(f"{path} has format {number}; this version reads format {FORMAT}: install a newer one")
     try:
-        if content["hash"] != _hash_of(content):
+        # Bundles written by earlier versions of this package have no hash of their figures.
+        figures = content.get("training_hash")
+        if content["hash"] != _hash_of(content) or figures not in (None, hash_content(content["training"])):
             raise BundleError(f"{path} is altered: its content has another hash than it says; copy the bundle again")
-        verify_files(folder, read_entries(content["files"]), verify)
-        return _read(folder, content)
-    except (IntegrityError, HeadError, TowerError, FusionError, PoolingError) as error:
-        raise BundleError(str(error)) from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path} lacks what a bundle of format {FORMAT} has ({error!r}): write it again") from error
+        raise _lacking(path, error) from error
+    return dict(content)
+
+
+def _lacking(path: Path | str, error: Exception) -> BundleError:
+    return BundleError(f"{path} lacks what a bundle of format {FORMAT} has ({error!r}): write it again")
 
 
 def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
@@ -226,6 +251,7 @@ def write_bundle(
             "fusion": fusion.to_json(),
             "views": {modality: views[modality].to_json() for modality in specs},
             "training": dict(training),
+            "training_hash": hash_content(training),
             "dimension": fusion.dimension(next(iter(heads.values())).dimension_out),
             "files": {name: asdict(describe_file(path)) for name, path in files_below(temporary)},
         }
@@ -255,7 +281,7 @@ def _move(temporary: Path, folder: Path, digest: str) -> None:
 
 def _hash_of(content: Mapping[str, Any]) -> str:
     """Hash all but the figures; the order of the fusion's weights counts, that of other keys does not."""
-    told = {key: value for key, value in content.items() if key not in ("training", "hash")}
+    told = {key: value for key, value in content.items() if key not in ("training", "training_hash", "hash")}
     statistics = f"{STRUCTURED_FOLDER}/{STATISTICS_FILE}"
     told["files"] = {
         name: entry for name, entry in told["files"].items() if name == statistics or not _has_structured([name])

@@ -154,13 +154,14 @@ def build_part(part: Part, settings: BuildSettings) -> dict[str, Any]:
         return read_json(done)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / part.name
-        if part.number is None:
-            rows = write_items(settings.files, settings.modalities, path)
-            name = "items-{}.arrow"
-        else:
-            build_annoy(part, settings, path)
-            rows = part.items
-            name = f"annoy/{part.number:05d}-{{}}.ann"
+        with storage.named_errors("write", str(path)):
+            if part.number is None:
+                rows = write_items(settings.files, settings.modalities, path)
+                name = "items-{}.arrow"
+            else:
+                build_annoy(part, settings, path)
+                rows = part.items
+                name = f"annoy/{part.number:05d}-{{}}.ann"
         entry = describe_file(path)
         name = name.format(entry.sha256[:12])
         storage.put_file(path, storage.join(settings.folder, name))

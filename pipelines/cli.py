@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         for name, does in (
             ("versions", "list the versions of an index"),
             ("rollback", "make the version before the current one current again"),
-            ("verify", "hash every byte of a version and name the files that are wrong"),
+            ("verify", "hash every byte of a version and its bundle and name the files that are wrong"),
         )
     }
     for added in whole.values():
@@ -332,10 +332,11 @@ def _verify(given: argparse.Namespace) -> int:
     for line in wrong:
         print(line)
     if wrong:
-        print(f"version {manifest.id} is damaged: {len(wrong)} of {len(manifest.files)} files are wrong")
+        print(f"version {manifest.id} is damaged: {len(wrong)} of its files or its bundle's are wrong")
         return STORAGE
     total = sum(entry.size for entry in manifest.files.values())
-    print(f"version {manifest.id} is whole: {len(manifest.files)} files, {total:,} bytes")
+    bundle = manifest.bundle[:12]
+    print(f"version {manifest.id} is whole: {len(manifest.files)} files, {total:,} bytes; so is its bundle {bundle}")
     return DONE
 
 

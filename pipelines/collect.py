@@ -41,6 +41,11 @@ class Pile:
         """File that says that all units of the pile are in their places."""
         return storage.join(self.folder, COLLECTED)
 
+    def remove(self) -> None:
+        """Delete the unit files and last the marker: what a kill leaves of a pile is not collected over what it gave."""
+        storage.remove(_unit_files(self))
+        storage.remove_folder(self.folder)
+
 
 def uncollected(index: Index, spaces: Iterable[str]) -> list[Pile]:
     """List the piles of unit files that are not in their places yet, oldest run first."""

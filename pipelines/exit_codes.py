@@ -18,5 +18,5 @@ def exit_code(error: Exception) -> int | None:
     codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
     codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED, "RefusedError": REFUSED, "IndexTooLargeError": REFUSED,
               "LockedError": LOCKED}
-    codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError"), STORAGE)
+    codes |= dict.fromkeys(("StorageError", "IntegrityError", "WeightsError", "OSError"), STORAGE)
     return next((codes[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in codes), None)

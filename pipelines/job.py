@@ -169,9 +169,9 @@ def _new_run(index: Index, digest: str) -> Run:
 
 
 def finish_run(index: Index, run: Run) -> None:
-    """Say that a run is over and delete what only its stages needed."""
-    write_json(run.finished, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
+    """Delete what only the stages of a run needed, and say that it is over; killed meanwhile, the next one goes on with it."""
     for pile in piles_of(index, read_json(run.plan)["spaces"].values(), run.id):
-        storage.remove_folder(pile.folder)
+        pile.remove()
     for name in ("ingest", "work", "queries", "statistics"):
         storage.remove_folder(run.file(name))
+    write_json(run.finished, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -1,7 +1,8 @@
 """Rows and pictures of Parquet shards, streamed: no row group is ever whole in memory.
 
 The smallest thing the format lets one read is a page. Most writers end a page at 1 MB; pyarrow ends it at 1 MB or
-`write_batch_size` rows (1,024 unless told otherwise), whichever comes last, so large pictures want a smaller one.
+`write_batch_size` rows (1,024 unless told otherwise), whichever comes last, so large pictures want a smaller one. Where a
+writer gave pages checksums they are verified.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def open_parquet(shard: Shard) -> Iterator[pq.ParquetFile]:
         check_content(shard.uri, "parquet", head)
         source.seek(0)
         try:
-            file = pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+            file = pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError) as error:
             raise CatalogueError(
                 f"{shard.uri} is cut off: it begins as a Parquet file and has no readable footer; write it again"

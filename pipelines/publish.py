@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
+from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, parse_current, read_manifest
 from encoders.integrity import IntegrityError, verify_files
 from pipelines import storage
 from pipelines.gate import read_version, refused_versions
@@ -47,9 +47,13 @@ class VersionInfo:
 
 
 def read_current(index: Index) -> str | None:
-    """Return the id of the current version, None where nothing has been published."""
+    """Return the id of the current version, None where nothing has been published.
+
+    Raises:
+        ManifestError: `CURRENT` names no version.
+    """
     try:
-        return storage.read_bytes(index.current).decode().strip() or None
+        return parse_current(storage.read_bytes(index.current), index.current)
     except FileNotFoundError:
         return None
 
@@ -129,10 +133,12 @@ def publish_version(
         PublishError: the version is not whole, or another one became current meanwhile.
     """
     manifest = check_version(index, version)
-    if read_current(index) == version:
-        return manifest
     expected = None if expected_current is None else f"{expected_current}\n".encode()
-    if not storage.compare_and_swap(index.current, expected, f"{version}\n".encode()):
+    if read_current(index) == version:
+        if read_publications(index, version):
+            return manifest
+        expected_current = manifest.previous  # who made it current was killed before it was on record
+    elif not storage.compare_and_swap(index.current, expected, f"{version}\n".encode()):
         raise PublishError(
             f"version {version} is not published: {read_current(index)} became current since this run began with "
             f"{expected_current}; run it again to build on that one"

@@ -49,13 +49,18 @@ def join(base: str, *parts: str) -> str:
 
 
 @contextlib.contextmanager
-def _named_errors(verb: str, path: str) -> Iterator[None]:
+def named_errors(verb: str, path: str) -> Iterator[None]:
+    """Say of what the system refuses in the block which file it was about.
+
+    Raises:
+        StorageError: "cannot VERB PATH: CAUSE".
+    """
     try:
         yield
     except StorageError:
         raise
     except (OSError, BeamIOError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if os.strerror(errno.ENOSPC) in str(error):  # Annoy's error has no number
             raise StorageError(f"cannot {verb} {path}: the disk is full; free some space and run it again") from error
         raise StorageError(f"cannot {verb} {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -69,7 +74,7 @@ def write_whole(path: str, data: bytes | memoryview | pa.Buffer) -> None:
         StorageError: naming the path and the cause.
     """
     view = memoryview(data)
-    with _named_errors("write", path):
+    with named_errors("write", path):
         local = local_path(path)
         if local is None:
             with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
@@ -80,7 +85,7 @@ def write_whole(path: str, data: bytes | memoryview | pa.Buffer) -> None:
 
 def put_file(source: Path, path: str) -> None:
     """Copy a finished local file to `path`, whole or not at all (for what is too large for one buffer)."""
-    with _named_errors("write", path):
+    with named_errors("write", path):
         local = local_path(path)
         with open(source, "rb") as reading:
             if local is None:
@@ -121,7 +126,7 @@ def read_bytes(path: str) -> bytes:
             raise
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    with _named_errors("read", path):
+    with named_errors("read", path):
         if not FileSystems.exists(path):
             raise FileNotFoundError(errno.ENOENT, "no such file", path)
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
@@ -137,7 +142,7 @@ def exists(path: str) -> bool:
 def open_input(path: str) -> pa.NativeFile:
     """Open a file for seekable reading as Arrow reads it; never mapped into memory."""
     local = local_path(path)
-    with _named_errors("read", path):
+    with named_errors("read", path):
         if local is not None:
             return pa.OSFile(os.fspath(local), "rb")
         return pa.PythonFile(FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED), mode="r")
@@ -147,7 +152,7 @@ def list_files(pattern: str) -> list[FileInfo]:
     """List the files that a glob matches, sorted by path; none is an empty list."""
     if local_path(pattern) is not None:
         return sorted(_list_local(str(local_path(pattern))), key=lambda info: info.path)
-    with _named_errors("list", pattern):
+    with named_errors("list", pattern):
         found = FileSystems.match([pattern])[0].metadata_list
     infos = [FileInfo(m.path, m.size_in_bytes, f"{m.size_in_bytes}-{m.last_updated_in_seconds}") for m in found]
     return sorted(infos, key=lambda info: info.path)
@@ -172,7 +177,7 @@ def fingerprint(path: str) -> str:
     Raises:
         StorageError: there is no such file.
     """
-    with _named_errors("read", path):
+    with named_errors("read", path):
         local = local_path(path)
         if local is not None:
             stat = os.stat(local)
@@ -187,7 +192,7 @@ def remove(paths: Iterable[str]) -> None:
     """Delete files and folders; what is gone already is no error."""
     for path in paths:
         local = local_path(path)
-        with _named_errors("delete", path):
+        with named_errors("delete", path):
             if local is not None:
                 if local.is_dir():
                     shutil.rmtree(local, ignore_errors=True)
@@ -205,6 +210,25 @@ def remove_folder(folder: str) -> None:
         remove(info.path for info in list_folder(folder, "**"))
 
 
+def remove_leftovers(folder: str, but: str) -> int:
+    """Delete what killed writers left half-written below a folder of local disk; returns how many files.
+
+    Who calls it has to be the only writer there: a file in the making has such a name, too.
+
+    Args:
+        folder: on an object store nothing is ever half-written.
+        but: name of a file that others may be writing.
+    """
+    local, removed = local_path(folder), 0
+    for parent, _, names in os.walk(local) if local is not None else ():
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp") and not name.startswith(f".{but}."):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(parent, name))
+                    removed += 1
+    return removed
+
+
 def compare_and_swap(path: str, expected: bytes | None, new: bytes) -> bool:
     """Replace the file's content by `new` if it still is `expected` (None: not there); tell whether it was.
 
@@ -213,9 +237,11 @@ def compare_and_swap(path: str, expected: bytes | None, new: bytes) -> bool:
     local = local_path(path)
     with contextlib.ExitStack() as stack:
         if local is not None:
-            local.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(local.with_name(f".{local.name}.lock"), "ab"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with named_errors("write", path):
+                local.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(local.with_name(f".{local.name}.lock"), "ab"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            remove([str(left) for left in local.parent.glob(f".{globbing.escape(local.name)}.*.tmp")])
         try:
             current: bytes | None = read_bytes(path)
         except FileNotFoundError:

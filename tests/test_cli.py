@@ -201,14 +201,16 @@ def test_verify_names_each_wrong_file_and_exits_with_6(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main(["verify", *where]) == 0
     total = sum(entry.size for entry in manifest.files.values())
-    assert capsys.readouterr().out == f"version v1 is whole: 5 files, {total:,} bytes\n"
+    assert capsys.readouterr().out == (
+        f"version v1 is whole: 5 files, {total:,} bytes; so is its bundle {manifest.bundle[:12]}\n"
+    )
     damaged = [files / manifest.annoy[0].file, files / manifest.vectors[0]]
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-1] + b"!")
     assert main(["verify", *where, "--version", "v1"]) == 6
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" its sha256")[0] for line in lines[:-1]] == [f"{path} is altered:" for path in damaged]
-    assert lines[-1] == "version v1 is damaged: 2 of 5 files are wrong"
+    assert lines[-1] == "version v1 is damaged: 2 of its files or its bundle's are wrong"
     (files / "manifest.json").write_text("{")
     assert refused(["verify", *where], capsys)[0] == 6
 

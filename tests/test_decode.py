@@ -231,6 +231,14 @@ def test_cmyk_is_read_with_the_inversion_that_each_format_has() -> None:
         assert distance(decode_picture(data, 16), (255, 0, 0)) <= 4
 
 
+def test_cmyk_without_the_mark_of_adobe_is_not_inverted() -> None:
+    jpeg = encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 255)), "JPEG", quality=95)  # stored inverted: red
+    at = jpeg.index(b"\xff\xee")
+    plain = jpeg[:at] + jpeg[at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big") :]
+    assert b"Adobe" not in plain
+    assert distance(decode_picture(plain, 16), (255, 0, 0)) <= 4
+
+
 def test_the_first_frame_of_an_animation_counts() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
     for form, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("AVIF", {}), ("TIFF", {})):

@@ -226,8 +226,8 @@ def test_after_a_damaged_version_the_next_whole_one_is_served(root: Path) -> Non
     [
         (None, "version v1 is served on: {root} holds neither CURRENT nor manifest.json: give the folder of an index"),
         (b"v9\n", "version v1 is served on: {root}/versions/v9/manifest.json is missing: there is no version v9; see "),
-        (b"\xff", "version v1 is served on: {root}/CURRENT is altered ("),
-        (b"", "version v1 is served on: '' is no version of {root}"),
+        (b"\xff", "version v1 is served on: {root}/CURRENT is altered: it names no version; delete it and publish one by its id"),
+        (b"", "version v1 is served on: {root}/CURRENT is altered: it names no version; delete it and publish one by its id"),
     ],
 )
 def test_a_current_that_names_nothing_is_told(root: Path, content: bytes | None, message: str) -> None:

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from version_maker import draw_products, make_version
+from version_maker import bundle_in, draw_products, make_version
 
 from catalogue_lookup import open_index
 from encoders.integrity import IntegrityError
@@ -167,6 +167,16 @@ def test_each_publication_is_on_record(index: Index) -> None:
         assert opened.manifest.id == "v1"
 
 
+def test_a_publication_that_was_killed_before_it_was_on_record_is_put_on_record(index: Index) -> None:
+    publish_version(index, "v1", None)
+    publish_version(index, "v2", "v1")
+    (Path(index.version("v2")) / "published.json").unlink()
+    publish_version(index, "v2", "v1")
+    assert [entry["instead_of"] for entry in read_publications(index, "v2")] == ["v1"]
+    publish_version(index, "v2", "v1")
+    assert len(read_publications(index, "v2")) == 1
+
+
 def test_a_damaged_record_is_begun_anew_and_said(index: Index, caplog: pytest.LogCaptureFixture) -> None:
     path = Path(index.version("v1")) / "published.json"
     path.write_text("[")
@@ -307,6 +317,28 @@ def test_every_wrong_file_is_named_though_its_size_and_times_are_right(index: In
     assert lines[str(vectors)] == "is missing"
     size = sizes[f"vectors/{other.name}"]
     assert lines[str(other)] == f"has {size + 4:,} bytes instead of {size:,}: it is altered"
+
+
+def test_the_bundle_of_a_version_is_verified_with_it(index: Index) -> None:
+    publish_version(index, "v2", None)
+    folder = Path(index.bundles) / verify(index)[0].bundle
+    tower, head, listing = folder / "towers" / "text" / "model.tflite", folder / "heads" / "text.npz", folder / "bundle.json"
+    data = tower.read_bytes()
+    tower.write_bytes(data[:500] + bytes([data[500] ^ 1]) + data[501:])
+    head.unlink()
+    altered, missing = sorted(verify(index)[1], reverse=True)
+    assert altered.startswith(f"{tower} is altered: its sha256 is ")
+    assert missing == f"{head} is missing"
+    content = listing.read_text()
+    listing.write_text(content.replace('"training": {', '"training": {"loss": 1'))
+    assert verify(index)[1] == [f"{listing} is altered: its content has another hash than it says; copy the bundle again"]
+    listing.write_text(content[:-9])
+    (line,) = verify(index)[1]
+    assert line.startswith(f"{listing} is not JSON (")
+    shutil.copy(bundle_in(Path(index.root), seed=3).folder / "bundle.json", listing)
+    assert f"{listing} is altered: it is that of bundle " in "\n".join(verify(index)[1])
+    listing.unlink()
+    assert verify(index)[1] == [f"{listing} is missing"]
 
 
 def test_a_version_without_a_readable_manifest_cannot_be_verified(index: Index) -> None:

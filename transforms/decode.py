@@ -218,6 +218,9 @@ def _on_white(picture: ImageFile, bits: int) -> Image:
     """Return the picture in mode RGB, what is transparent on white."""
     image = _pillow()
     colour = picture.info.get("transparency")
+    if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
+        # Adobe's programs store ink inverted and say so; Pillow takes all CMYK JPEGs for theirs.
+        return picture.point([255 - ink for ink in range(256)] * 4).convert("RGB")
     if picture.mode.startswith("I;16"):
         samples = np.asarray(picture)
         grey = _eight_bits()[samples]
