@@ -79,6 +79,12 @@ def mark_collected(pile: Pile) -> None:
     write_json(pile.marker, {"units": len(_unit_files(pile))})
 
 
+def discard(pile: Pile) -> None:
+    """Delete a pile: units first, lest those left by a kill be collected again in the place of all of them."""
+    storage.remove(_unit_files(pile))
+    storage.remove_folder(pile.folder)
+
+
 @dataclass
 class Collect(beam.PTransform):
     """(pile, partition) -> rows of the delta."""

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pipelines import pictures, ranges, storage
 from pipelines.features import Space, stored
 from pipelines.ingest import COLUMNS, Rejects
-from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, Index, Partition, Run, read_json, write_json
+from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, WITHDRAWN, Index, Partition, Run, read_json, write_json
 
 SHARD, ROW = "shard", "row"
 
@@ -39,6 +39,7 @@ class PlanSettings:
     max_pictures: int
     unit_items: int
     strict: bool
+    withdrawn: frozenset[str] = frozenset()
 
 
 def drop_duplicates(rows: pa.Table, shards: Sequence[str], rejects: Rejects) -> pa.Table:
@@ -61,6 +62,15 @@ def drop_duplicates(rows: pa.Table, shards: Sequence[str], rejects: Rejects) -> 
             f"row {kept[ROW][0]} of {shards[kept[SHARD][0].as_py()]} has the same product id",
         )  # fmt: skip
     return rows.filter(pa.array(~again))
+
+
+def drop_withdrawn(rows: pa.Table, withdrawn: frozenset[str], shards: Sequence[str], rejects: Rejects) -> pa.Table:
+    """Reject the rows of withdrawn products; the arguments are those of `drop_duplicates`."""
+    gone = np.array([product_id in withdrawn for product_id in rows[PRODUCT_ID].to_pylist()], dtype=bool)
+    for position in np.flatnonzero(gone).tolist():
+        product_id, shard, row = (rows[name][position].as_py() for name in (PRODUCT_ID, SHARD, ROW))
+        rejects.add(product_id, shards[shard], row, None, WITHDRAWN, "the product is withdrawn: see withdraw --list")
+    return rows.filter(pa.array(~gone)) if gone.any() else rows
 
 
 def _resolve_pictures(rows: pa.Table, partition: Partition, settings: PlanSettings, rejects: Rejects) -> pa.Table:
@@ -135,6 +145,7 @@ def plan_partition(partition: Partition, settings: PlanSettings) -> dict[str, An
         counts["rows"] = rows.num_rows
         rows = rows.sort_by([(name, "ascending") for name in (ORDER, PRODUCT_ID, SHARD, ROW)])
         rows = drop_duplicates(rows, settings.shards, rejects)
+        rows = drop_withdrawn(rows, settings.withdrawn, settings.shards, rejects)
         if "picture" in settings.spaces and rows["paths"].null_count < rows.num_rows:
             rows = _resolve_pictures(rows, partition, settings, rejects)
         for modality, space in settings.spaces.items():

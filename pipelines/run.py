@@ -9,6 +9,7 @@ PLAN has looked at the pictures.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pipelines.config import Config, given_weights
 from pipelines.gate import publish_command
 from pipelines.job import Job, open_catalogue, open_job
 from pipelines.layout import Index, read_json
+from pipelines.prune import Pruned, prune
 from pipelines.publish import read_current
 from pipelines.statistics import find_settings, refit_statistics
 from pipelines.unchanged import current_of_same_plan, current_of_same_products
@@ -47,6 +49,7 @@ class Report:
         probes: products whose neighbours were compared.
         published: whether the version is the current one.
         paths: what was written, by name.
+        pruned: what was deleted afterwards, None where nothing was looked for.
     """
 
     version: str
@@ -62,6 +65,7 @@ class Report:
     probes: int
     published: bool
     paths: Mapping[str, str]
+    pruned: Pruned | None = None
 
     def lines(self) -> Iterable[str]:
         """Yield the report for a person."""
@@ -82,6 +86,8 @@ class Report:
             yield f"recall@10 {self.recall:g}{moved}"
         for name, path in self.paths.items():
             yield f"{name}: {path}"
+        if self.pruned is not None and self.pruned.did_something:
+            yield from self.pruned.lines()
 
 
 def given_bundle(config: Config) -> Bundle | None:
@@ -129,7 +135,7 @@ def run(config: Config, flags: Sequence[str] = ()) -> Report:
     current = current_of_same_plan(job)
     if current is not None:
         _log.info("catalogue, settings and bundle are those of the current version %s: nothing to do", current.run.id)
-        return report(current)
+        return _pruned(current)
     stages.ingest(job)
     stages.plan(job)
     current = current_of_same_products(job)
@@ -138,17 +144,30 @@ def run(config: Config, flags: Sequence[str] = ()) -> Report:
             "products, pictures, settings and bundle are those of the current version %s, and nothing is to be encoded: "
             "it stays", current.run.id,
         )  # fmt: skip
-        return report(current)
+        return _pruned(current)
     stages.encode(job)
     stages.fuse(job)
     stages.build(job, bundle)
     if config.publish:
         stages.publish(job)
-    else:
-        stages.gate(job)
-        if read_current(job.index) != job.run.id:
-            _log.info("it is not published: %s does that", publish_command(job.index, job.run.id))
+        return _pruned(job)
+    stages.gate(job)
+    if read_current(job.index) != job.run.id:
+        _log.info("it is not published: %s does that", publish_command(job.index, job.run.id))
     return report(job)
+
+
+def _pruned(job: Job) -> Report:
+    """Prune the index and report; the version is published whatever becomes of that."""
+    if not job.config.keep_versions:
+        return report(job)
+    try:
+        pruned = prune(job.index, job.config.keep_versions, job.config.grace_hours, flags=job.flags)
+    except Exception as error:  # a night whose version is published has not failed
+        _log.warning("version %s is current, but pruning failed, and 'catalogue-index prune' goes on with it: %s",
+                     job.run.id, error)  # fmt: skip
+        return report(job)
+    return dataclasses.replace(report(job), pruned=pruned)
 
 
 def run_stage(config: Config, stage: str, flags: Sequence[str] = ()) -> Report:
