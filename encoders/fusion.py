@@ -98,6 +98,11 @@ class Fusion:
         """Give the dimension of fused vectors where the shared space has d."""
         return (d * len(self.modalities) if self.kind == "concatenation" else d) + self.structured_dimension
 
+    def shared_dimension(self, dimension: int) -> int:
+        """Give d, the dimension of the shared space, where fused vectors have `dimension`."""
+        own = dimension - self.structured_dimension
+        return own // len(self.modalities) if self.kind == "concatenation" else own
+
     def fuse(
         self, vectors: Mapping[str, Float32], present: Mapping[str, Mask], structured: Float32 | None = None
     ) -> Float32:

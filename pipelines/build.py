@@ -41,7 +41,7 @@ from encoders.integrity import FileEntry, describe_file
 from pipelines import storage, tuning
 from pipelines.gate import find_version
 from pipelines.items import ITEMS_BATCH_ROWS, BuildError, write_items
-from pipelines.layout import ORDER, PRODUCT_ID, Index, Run, read_json, write_json
+from pipelines.layout import ORDER, PRODUCT_ID, Index, read_json, write_json
 from pipelines.modality_vectors import write_modality_vectors
 from pipelines.recall import VectorsFile, vector_blocks
 from pipelines.runner import run_pipeline
@@ -56,8 +56,8 @@ class BuildSettings:
     """What the files of a version depend on besides the vectors.
 
     Attributes:
-        index: paths of the index.
-        run: paths of the run.
+        folder: folder of the version.
+        markers: folder of what says that a file is made.
         files: the files of vectors, in order.
         modalities: modalities that have vectors of their own in them.
         dimension: D, the dimension of the fused vectors.
@@ -68,8 +68,8 @@ class BuildSettings:
             vectors hold them.
     """
 
-    index: Index
-    run: Run
+    folder: str
+    markers: str
     files: tuple[VectorsFile, ...]
     modalities: tuple[str, ...]
     dimension: int
@@ -78,10 +78,9 @@ class BuildSettings:
     seed: int
     modality_dimension: int | None
 
-    @property
-    def folder(self) -> str:
-        """Folder of the version."""
-        return self.index.version(self.run.id)
+    def done(self, part: Part) -> str:
+        """File that says that a part is made, and what it is."""
+        return storage.join(self.markers, f"{part.name}.json")
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _place(files: Sequence[VectorsFile], item: int) -> tuple[VectorsFile, int]:
 
 def build_part(part: Part, settings: BuildSettings) -> dict[str, Any]:
     """Make one file of the version, and return its name, rows, size and hash; what is there is not made again."""
-    done = settings.run.done("build", part.name)
+    done = settings.done(part)
     if storage.exists(done):
         return read_json(done)
     with tempfile.TemporaryDirectory() as temporary:
@@ -170,6 +169,11 @@ def build_part(part: Part, settings: BuildSettings) -> dict[str, Any]:
     write_json(done, counts)
     _log.info("build: %s done: %d items, %d bytes", part.name, rows, entry.size)
     return counts
+
+
+def beside_dimension(fusion: Fusion, modalities: Sequence[str], dimension: int) -> int | None:
+    """Return d of the modalities' vectors that have to lie beside fused ones of `dimension`, None where those hold them."""
+    return None if fusion.keeps(modalities) else fusion.shared_dimension(dimension)
 
 
 def _put_modalities(part: Part, settings: BuildSettings, path: Path) -> list[dict[str, Any]]:
@@ -193,6 +197,49 @@ class Build(beam.PTransform):
     def expand(self, parts: beam.PCollection[Part]) -> beam.PCollection[dict[str, Any]]:
         """Wire the transform."""
         return parts | "SpreadParts" >> beam.Reshuffle() | "BuildPart" >> beam.Map(build_part, self.settings)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The files made of vectors.
+
+    Attributes:
+        annoy: the Annoy files, in order.
+        items_file: ids and columns.
+        items: how many there are.
+        columns: columns to show and filter by.
+        files: size and sha256 of each file.
+    """
+
+    annoy: tuple[AnnoyFile, ...]
+    items_file: ItemsFile
+    items: int
+    columns: tuple[str, ...]
+    files: Mapping[str, FileEntry]
+
+
+def build_files(settings: BuildSettings, max_items_per_shard: int, flags: Sequence[str]) -> Built:
+    """Make the Annoy files and the items of a version of its files of vectors.
+
+    Args:
+        settings: what they depend on.
+        max_items_per_shard: items of one Annoy file, at most.
+        flags: flags for Beam.
+
+    Raises:
+        BuildError: the vectors cannot be indexed.
+    """
+    parts = cut_parts(sum(file.rows for file in settings.files), max_items_per_shard)
+    run_pipeline(lambda p: p | "Parts" >> beam.Create(parts) | Build(settings), flags)
+    *shards, items = [read_json(settings.done(part)) for part in parts]
+    beside = [file for shard in shards for file in shard.get("beside", [])]
+    if items["rows"] != items["items"]:
+        raise BuildError(f"the files of vectors have {items['rows']:,} rows instead of {items['items']:,}: fuse them again")
+    return Built(
+        tuple(AnnoyFile(shard["file"], shard["first_item"], shard["items"]) for shard in shards),
+        ItemsFile(items["file"], ITEMS_BATCH_ROWS), items["items"], _columns(settings.folder, items["file"]),
+        {made["file"]: FileEntry(made["size"], made["sha256"]) for made in (*shards, *beside, items)},
+    )  # fmt: skip
 
 
 def build_version(
@@ -231,29 +278,26 @@ def build_version(
         return ready
     present = [file for file in files if file["file"] is not None]
     settings = BuildSettings(
-        index, index.run(version), tuple(VectorsFile(storage.join(folder, file["file"]), file["rows"]) for file in present),
+        folder, index.run(version).file("build"),
+        tuple(VectorsFile(storage.join(folder, file["file"]), file["rows"]) for file in present),
         tuple(bundle.towers), bundle.dimension, metric, trees or 1, seed,
-        None if bundle.fusion.keeps(bundle.towers) else next(iter(bundle.heads.values())).dimension_out,
+        beside_dimension(bundle.fusion, tuple(bundle.towers), bundle.dimension),
     )  # fmt: skip
     parts = cut_parts(sum(file["rows"] for file in present), max_items_per_shard)
     wanted = ChosenFor(parts[-1].items, max(min_recall, tuning.LEAST_RECALL), max_index_bytes)
-    choice = decide_trees(settings, parts, bundle.fusion, wanted, tuning.given(trees) if trees else None, previous)
+    choice = decide_trees(
+        settings, parts, bundle.fusion, wanted, tuning.given(trees) if trees else None, find_version(index, previous)
+    )
     settings = dataclasses.replace(settings, trees=choice.trees)
-    run_pipeline(lambda p: p | "Parts" >> beam.Create(parts) | Build(settings), flags)
-    *shards, items = [read_json(settings.run.done("build", part.name)) for part in parts]
-    if items["rows"] != items["items"]:
-        raise BuildError(f"the files of vectors have {items['rows']:,} rows instead of {items['items']:,}: fuse them again")
-    annoy = tuple(AnnoyFile(shard["file"], shard["first_item"], shard["items"]) for shard in shards)
-    search_k, measured = _measure(settings, annoy, bundle.fusion, wanted.recall, choice)
-    beside = [file for shard in shards for file in shard.get("beside", [])]
-    entries = {made["file"]: FileEntry(made["size"], made["sha256"]) for made in (*present, *shards, *beside, items)}
+    built = build_files(settings, max_items_per_shard, flags)
+    search_k, measured = _measure(settings, built.annoy, bundle.fusion, wanted.recall, choice)
+    vectors = {file["file"]: FileEntry(file["size"], file["sha256"]) for file in present}
     manifest = Manifest(
         id=version, sequence=sequence, previous=previous, created=datetime.now(UTC).isoformat(timespec="seconds"),
-        metric=metric, dimension=settings.dimension, items=items["items"], rows=rows_in, rejected=dict(sorted(rejected.items())),
+        metric=metric, dimension=settings.dimension, items=built.items, rows=rows_in, rejected=dict(sorted(rejected.items())),
         fusion=bundle.fusion.to_json(), modalities=settings.modalities, bundle=bundle.hash, n_trees=choice.trees,
-        search_k=search_k, measured=measured, columns=_columns(folder, items["file"]), annoy=annoy,
-        items_file=ItemsFile(items["file"], ITEMS_BATCH_ROWS), vectors=tuple(file["file"] for file in present),
-        files=entries | _copy_rejects(rejects, folder),
+        search_k=search_k, measured=measured, columns=built.columns, annoy=built.annoy, items_file=built.items_file,
+        vectors=tuple(file["file"] for file in present), files={**vectors, **built.files, **_copy_rejects(rejects, folder)},
     )  # fmt: skip
     storage.write_whole(storage.join(folder, MANIFEST_FILE), manifest.to_json())
     return manifest
@@ -261,7 +305,7 @@ def build_version(
 
 def decide_trees(
     settings: BuildSettings, parts: Sequence[Part], fusion: Fusion, wanted: ChosenFor, given: tuning.Choice | None,
-    previous: str | None,
+    previous: Manifest | None,
 ) -> tuning.Choice:  # fmt: skip
     """Decide on the trees of a version and write that down in its run; what was written is decided.
 
@@ -271,19 +315,19 @@ def decide_trees(
         fusion: fusion of the bundle.
         wanted: what trees are chosen for.
         given: the choice of the settings, None to keep the one of the version before or make one.
-        previous: the version that is current now.
+        previous: manifest of the version that is current now.
 
     Raises:
         IndexTooLargeError: no number of trees keeps the Annoy files within the bytes wanted.
     """
-    done = settings.run.done("build", TREES)
+    done = storage.join(settings.markers, f"{TREES}.json")
     if storage.exists(done):
         return tuning.Choice.from_json(read_json(done))
     choice = given
     if choice is None:
         sizes = [part.items for part in parts if part.number is not None]
         fit = tuning.fitting(sizes, settings.dimension, settings.metric, wanted.max_bytes)
-        choice = tuning.kept(find_version(settings.index, previous), wanted, settings.metric, settings.dimension)
+        choice = tuning.kept(previous, wanted, settings.metric, settings.dimension)
         if choice is None or choice.trees not in fit:
             choice = _choose(settings, fusion, fit, wanted)
     _log.info("build: %d trees, %s", choice.trees, choice.why)

@@ -90,6 +90,12 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
     whole["versions"].add_argument("--json", action="store_true", help="print a list of objects instead of a table")
     whole["verify"].add_argument("--version", metavar="ID", help="which one (default: the current one)")
+    pruned = command("prune", "delete versions, runs and features that nobody needs any more")
+    pruned.add_argument("--config", metavar="FILE", help="TOML file that holds what flags hold; flags win")
+    add_flags(pruned, ("index", "grace_hours"))
+    pruned.add_argument("--keep", "--keep-versions", dest="keep_versions", type=int, default=argparse.SUPPRESS, metavar="N",
+                        help="newest versions that stay (default: 7)")  # fmt: skip
+    pruned.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     preview = command("preview-views", "show what the operations make of a product's pictures and text", PREVIEW_SETTINGS)
     preview.add_argument("--product-id", metavar="ID", help="whose views (default: the first product with a picture)")
     preview.add_argument("--views", dest="shown", type=int, default=8, metavar="N",
@@ -133,8 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, extra = parser().parse_known_args(arguments)
     try:
         own = {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview, "rollback": _rollback,
-               "verify": _verify, "withdraw": _withdraw, "explain": _explain,
-               "import": _import}  # fmt: skip
+               "verify": _verify, "withdraw": _withdraw, "explain": _explain, "import": _import, "prune": _prune}  # fmt: skip
         if getattr(given, "version", None) is not None:
             own["publish"] = _publish
         if given.command in own:
@@ -321,6 +326,22 @@ def _rollback(given: argparse.Namespace) -> int:
     with hold(given.index, "rollback", create=False):
         left, now = rollback(Index(given.index))
     print(f"version {now.id} is current again in place of {left.id}: {now.items:,} products instead of {left.items:,}")
+    return DONE
+
+
+def _prune(given: argparse.Namespace) -> int:
+    config = _configured(given, ("index",))
+    if config.keep_versions < 1:
+        raise ConfigError("--keep is 0; it must be at least 1 (0 is for run, which then does not prune)")
+    prepare_process()
+    from pipelines.layout import Index
+    from pipelines.lock import hold
+    from pipelines.prune import prune
+
+    with hold(config.index, "prune", create=False):
+        pruned = prune(Index(config.index), config.keep_versions, config.grace_hours, given.dry_run)
+    for line in pruned.lines():
+        print(line)
     return DONE
 
 

@@ -70,6 +70,8 @@ class Config:
     publish: bool = setting(True, "publish the version when it is complete")
     min_recall: float = setting(0.95, "recall@10 against exact search that a version is published with, at least")
     max_shrink: float = setting(0.10, "share of the current version's products that the next one may lack")
+    keep_versions: int = setting(7, "newest versions that stay when a run prunes the index after publishing; 0: it does not")
+    grace_hours: float = setting(24.0, "hours that what is no longer needed stays for those who may still read it")
 
     picture_tower: str = setting(
         "package:efficientnet-lite0",
@@ -128,7 +130,7 @@ CATALOGUE_SETTINGS = (
     "catalogue", "format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "max_reject_rate",
     "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
-RUN_SETTINGS = ("refit_statistics",)
+RUN_SETTINGS = ("refit_statistics", "keep_versions", "grace_hours")
 BUILD_SETTINGS = ("metric", "trees", "max_index_bytes", "max_items_per_shard", "publish", "min_recall", "max_shrink")
 VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation", "text_operation", "synonyms",
                  "cross_language")
@@ -251,7 +253,7 @@ def check(config: Config) -> Config:
     least = {"max_pictures": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
              "max_index_bytes": 1,
              "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
-             "epochs": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
+             "epochs": 0, "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
     for name, minimum in least.items():
         value = getattr(config, name)
         if value is not None and value < minimum:

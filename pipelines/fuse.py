@@ -168,11 +168,7 @@ def fuse_partition(partition: Partition, settings: FuseSettings) -> dict[str, An
         stays = sort_out(products, held, settings, rejects)
         table = fuse_products(products.filter(pa.array(stays)), held, bundle)
         if table.num_rows:
-            data = ranges.serialise(table)
-            digest = hashlib.sha256(data).hexdigest()
-            name = f"vectors/{partition.number:05d}-{digest[:12]}.parquet"
-            storage.write_whole(storage.join(settings.index.version(settings.run.id), name), data)
-            counts |= {"rows": table.num_rows, "file": name, "size": data.size, "sha256": digest}
+            counts |= write_vectors(settings.index.version(settings.run.id), partition.number, table)
     rejects.write(settings.run.rejects("fuse", partition.name))
     counts["rejected"] = rejects.counts()
     write_json(done, counts)
@@ -181,6 +177,15 @@ def fuse_partition(partition: Partition, settings: FuseSettings) -> dict[str, An
         sum(counts["rejected"]["products"].values()),
     )  # fmt: skip
     return counts
+
+
+def write_vectors(folder: str, number: int, table: pa.Table) -> dict[str, Any]:
+    """Write the vectors of a partition to a version's folder; returns the file's name there, rows, size and sha256."""
+    data = ranges.serialise(table)
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"vectors/{number:05d}-{digest[:12]}.parquet"
+    storage.write_whole(storage.join(folder, name), data)
+    return {"rows": table.num_rows, "file": name, "size": data.size, "sha256": digest}
 
 
 def _stored(products: pa.Table, space: Space, partition: Partition, settings: FuseSettings) -> Stored:

@@ -9,6 +9,7 @@ products next to that of the version that is current. A version that fails stays
 Of an index of ten products or fewer a product has fewer than ten others: recall is the share of those there are. Annoy
 looks at all of so few, so that it is 1; it is 1 for a single product, too, which has no neighbour to miss. An index of no
 products has no recall and is not measured by it. Where nothing is published yet, the number of products is not compared.
+Withdrawn products are not missed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from datetime import UTC, datetime
 from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from pipelines import storage
 from pipelines.layout import Index, write_json
+from pipelines.withdraw import count_withdrawn
 
 REFUSED_FILE = "refused.json"
 
@@ -62,13 +64,14 @@ def publish_command(index: Index, version: str) -> str:
     return shlex.join(["catalogue-index", "publish", version, "--index", index.root])
 
 
-def reasons_against(manifest: Manifest, previous: Manifest | None, limits: Limits) -> list[str]:
+def reasons_against(manifest: Manifest, previous: Manifest | None, limits: Limits, withdrawn: int = 0) -> list[str]:
     """Return why a version may not take the place of another one, a sentence each; none for one that may.
 
     Args:
         manifest: the version.
         previous: the one whose place it would take, None for the first.
         limits: what is let through.
+        withdrawn: products of the other one that are withdrawn, less those of this one: they are not missed.
     """
     reasons = []
     recall = manifest.recall
@@ -83,15 +86,21 @@ def reasons_against(manifest: Manifest, previous: Manifest | None, limits: Limit
             f"fewer --trees than {manifest.n_trees} would help"
         )
     if previous is not None:
-        gone = previous.items - manifest.items
+        before = previous.items - withdrawn
+        gone = before - manifest.items
         # A share like 0.1 is no exact number: the last allowed product must not depend on its rounding.
-        if gone > limits.max_shrink * previous.items + 1e-6:
+        if gone > limits.max_shrink * before + 1e-6:
             reasons.append(
-                f"it has {manifest.items:,} products, {100 * gone / previous.items:.1f} % fewer than the {previous.items:,} of "
+                f"it has {manifest.items:,} products, {100 * gone / before:.1f} % fewer than the {before:,} of "
                 f"version {previous.id}, above --max-shrink {limits.max_shrink:g} ({100 * limits.max_shrink:g} %): "
                 "see that the catalogue is whole"
             )
     return reasons
+
+
+def withdrawn_between(index: Index, version: str, previous: str | None) -> int:
+    """Return how many more withdrawn products the version `previous` has than `version`."""
+    return 0 if previous is None else count_withdrawn(index, previous) - count_withdrawn(index, version)
 
 
 def read_version(index: Index, version: str) -> Manifest:
@@ -134,7 +143,7 @@ def judge(index: Index, version: str, previous: str | None, limits: Limits) -> l
         ManifestError: its manifest is damaged.
     """
     manifest, before = read_version(index, version), find_version(index, previous)
-    reasons = reasons_against(manifest, before, limits)
+    reasons = reasons_against(manifest, before, limits, withdrawn_between(index, version, previous))
     path = _refused_path(index, version)
     if reasons:
         write_json(

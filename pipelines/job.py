@@ -1,7 +1,7 @@
 """A job: one catalogue on its way through the stages of one run.
 
-A run is found again by the hash of its plan: the input listing, the settings that matter, the bundle. The same
-command goes on where the unfinished run of the same plan stopped.
+A run is found again by the hash of its plan: the input listing, the settings that matter, the bundle, the withdrawn
+products. The same command goes on where the unfinished run of the same plan stopped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipelines.config import Config, fingerprint
 from pipelines.features import Space
 from pipelines.layout import FORMAT, Index, Partition, Run, Stage, partitions, read_json, write_json
 from pipelines.outlook import Outlook
+from pipelines.withdraw import withdrawn_ids
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Job:
         spaces: feature space of each.
         bundle: folder of the bundle in the index; None while a bundle is being trained.
         flags: what goes to Beam.
+        withdrawn: ids of the products that are left out.
         encoded: encoder items that went through a tower in this process, by modality.
         outlook: what ENCODE had to do when it was last looked at, by modality.
     """
@@ -54,6 +56,7 @@ class Job:
     spaces: Mapping[str, Space]
     bundle: str | None
     flags: tuple[str, ...]
+    withdrawn: frozenset[str] = frozenset()
     encoded: dict[str, int] = field(default_factory=dict)
     outlook: dict[str, Outlook] = field(default_factory=dict)
 
@@ -120,8 +123,10 @@ def open_job(
 
     Raises:
         CatalogueError: the catalogue cannot be read, or has nothing to encode.
+        IntegrityError: the list of withdrawn products cannot be read.
     """
     shards, schema = open_catalogue(config)
+    withdrawn = withdrawn_ids(Index(config.index))
     spaces = {m: Space.of(spec, views[m]) for m, (_, spec) in towers.items() if _has(schema, m)}
     settings = {name: getattr(config, name) for name in _PLANNED}
     plan = {
@@ -129,6 +134,8 @@ def open_job(
         "shards": [[shard.uri, shard.size, shard.fingerprint] for shard in shards],
         "spaces": {modality: space.id for modality, space in spaces.items()},
     }  # fmt: skip
+    if withdrawn:
+        plan["withdrawn"] = sorted(withdrawn)
     digest = fingerprint(plan)
     run = _find_run(Index(config.index), digest)
     if run is None:
@@ -139,7 +146,7 @@ def open_job(
     for space in spaces.values():
         space.declare(Index(config.index))
     folders = {modality: towers[modality][0] for modality in spaces}
-    return Job(config, run, shards, schema, folders, spaces, bundle, tuple(flags))
+    return Job(config, run, shards, schema, folders, spaces, bundle, tuple(flags), withdrawn)
 
 
 # The settings whose change makes another run; the others only say when to stop.

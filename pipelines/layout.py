@@ -35,6 +35,8 @@ Stage = Literal["ingest", "plan", "encode", "collect", "fuse", "build", "publish
 ORDER, PRODUCT_ID, KEY, FEATURE, PRESENT, REJECTED = "order", "product_id", "key", "feature", "present", "rejected"
 VECTOR, CONTENT = "vector", "content"
 KEY_BYTES = 16
+# The reason of products that are rejected because they are withdrawn; limits do not count them.
+WITHDRAWN = "withdrawn"
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -88,6 +90,12 @@ class Partition:
             yield Partition(bits, self.number >> (self.bits - bits))
 
 
+def partition_named(name: str) -> Partition:
+    """Return the partition of that name in paths."""
+    bits, _, number = name.partition("-")
+    return Partition(int(bits), int(number))
+
+
 def partitions(bits: int) -> list[Partition]:
     """List all partitions at that depth, in order."""
     return [Partition(bits, number) for number in range(1 << bits)]
@@ -129,9 +137,24 @@ class Index:
         """Folder of towers built for training, each named by its specification."""
         return storage.join(self.root, "towers")
 
+    @property
+    def features(self) -> str:
+        """Folder of the feature store: a folder a space."""
+        return storage.join(self.root, "features")
+
+    @property
+    def runs(self) -> str:
+        """Folder of runs."""
+        return storage.join(self.root, "runs")
+
+    @property
+    def versions(self) -> str:
+        """Folder of versions."""
+        return storage.join(self.root, "versions")
+
     def space(self, space: str) -> str:
         """Folder of the features of one space."""
-        return storage.join(self.root, "features", space)
+        return storage.join(self.features, space)
 
     def units(self, space: str, run: str) -> str:
         """Folder of the unit files a run wrote to a space."""
@@ -147,7 +170,7 @@ class Index:
 
     def version(self, version: str) -> str:
         """Folder of a version."""
-        return storage.join(self.root, "versions", version)
+        return storage.join(self.versions, version)
 
     def run(self, run: str) -> Run:
         """Return the paths of a run."""

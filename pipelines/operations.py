@@ -18,7 +18,7 @@ from encoders.bundle import BUNDLE_FILE, BundleError, read_listing
 from encoders.integrity import HASHING_THREADS, FileEntry, IntegrityError, read_entries
 from pipelines import storage
 from pipelines.config import ConfigError
-from pipelines.gate import Limits, RefusedError, find_version, read_refusal, read_version, reasons_against
+from pipelines.gate import Limits, RefusedError, find_version, read_refusal, read_version, reasons_against, withdrawn_between
 from pipelines.job import finish_run
 from pipelines.layout import Index
 from pipelines.publish import PublishError, check_version, publish_version, read_current
@@ -48,7 +48,8 @@ def publish_existing(index: Index, version: str, limits: Limits, force: bool = F
     reasons: list[str] = []
     if version != current:
         before = find_version(index, current)
-        reasons = list(dict.fromkeys([*read_refusal(index, version), *reasons_against(manifest, before, limits)]))
+        against = reasons_against(manifest, before, limits, withdrawn_between(index, version, current))
+        reasons = list(dict.fromkeys([*read_refusal(index, version), *against]))
     if reasons and not force:
         raise RefusedError(index, version, reasons)
     publish_version(index, version, current, forced=force, reasons=reasons)

@@ -24,7 +24,19 @@ from pipelines import pictures, ranges, storage
 from pipelines.changes import Mask, compare, read_before
 from pipelines.features import Space, content_hash, stored
 from pipelines.ingest import COLUMNS, Rejects
-from pipelines.layout import CONTENT, KEY, KEY_BYTES, ORDER, PRODUCT_ID, Index, Partition, Run, read_json, write_json
+from pipelines.layout import (
+    CONTENT,
+    KEY,
+    KEY_BYTES,
+    ORDER,
+    PRODUCT_ID,
+    WITHDRAWN,
+    Index,
+    Partition,
+    Run,
+    read_json,
+    write_json,
+)
 
 SHARD, ROW = "shard", "row"
 
@@ -58,6 +70,7 @@ class PlanSettings:
     strict: bool
     since: str | None
     text_columns: tuple[str, ...]
+    withdrawn: frozenset[str] = frozenset()
 
 
 def drop_duplicates(rows: pa.Table, shards: Sequence[str], rejects: Rejects) -> pa.Table:
@@ -80,6 +93,15 @@ def drop_duplicates(rows: pa.Table, shards: Sequence[str], rejects: Rejects) -> 
             f"row {kept[ROW][0]} of {shards[kept[SHARD][0].as_py()]} has the same product id",
         )  # fmt: skip
     return rows.filter(pa.array(~again))
+
+
+def drop_withdrawn(rows: pa.Table, withdrawn: frozenset[str], shards: Sequence[str], rejects: Rejects) -> pa.Table:
+    """Reject the rows of withdrawn products; the arguments are those of `drop_duplicates`."""
+    gone = np.array([product_id in withdrawn for product_id in rows[PRODUCT_ID].to_pylist()], dtype=bool)
+    for position in np.flatnonzero(gone).tolist():
+        product_id, shard, row = (rows[name][position].as_py() for name in (PRODUCT_ID, SHARD, ROW))
+        rejects.add(product_id, shards[shard], row, None, WITHDRAWN, "the product is withdrawn: see withdraw --list")
+    return rows.filter(pa.array(~gone)) if gone.any() else rows
 
 
 def _resolve_pictures(rows: pa.Table, partition: Partition, settings: PlanSettings, rejects: Rejects) -> pa.Table:
@@ -154,6 +176,7 @@ def plan_partition(partition: Partition, settings: PlanSettings) -> dict[str, An
         counts["rows"] = rows.num_rows
         rows = rows.sort_by([(name, "ascending") for name in (ORDER, PRODUCT_ID, SHARD, ROW)])
         rows = drop_duplicates(rows, settings.shards, rejects)
+        rows = drop_withdrawn(rows, settings.withdrawn, settings.shards, rejects)
         if "picture" in settings.spaces and rows["paths"].null_count < rows.num_rows:
             rows = _resolve_pictures(rows, partition, settings, rejects)
         for modality, space in settings.spaces.items():

@@ -8,7 +8,7 @@ resumable file by file, and its memory is that of one element; it costs files x 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,18 @@ def read_range(path: str, column: str, first: int, last: int, columns: Sequence[
     inside = pc.and_(pc.greater_equal(values, pa.scalar(first, kind)), pc.less_equal(values, pa.scalar(last, kind)))
     table = table.filter(inside)
     return table if columns is None else table.select(list(columns))
+
+
+def read_matching(path: str, column: str, values: Collection[int], columns: Sequence[str]) -> pa.Table:
+    """Read the rows whose `column` is one of `values` from a file sorted by it.
+
+    Only the row groups whose statistics say that one may be in them are read: of most files the footer alone.
+    """
+    with storage.open_input(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        groups = sorted({group for value in values for group in _groups_in_range(file, column, value, value)})
+        table = file.read_row_groups(groups, columns=list(dict.fromkeys([*columns, column])), use_threads=False)
+    found = pc.is_in(table[column], pa.array(sorted(values), table[column].type))
+    return table.filter(found).select(list(columns))
 
 
 def _groups_in_range(file: pq.ParquetFile, column: str, first: Any, last: Any) -> list[int]:

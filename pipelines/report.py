@@ -11,6 +11,7 @@ from pipelines import storage
 from pipelines.changes import Changes
 from pipelines.job import Job
 from pipelines.layout import Run, read_json
+from pipelines.prune import Pruned
 from pipelines.publish import read_current
 from pipelines.stages import STAGES
 
@@ -52,6 +53,7 @@ class Report:
         paths: what was written, by name.
         changes: what changed since the version that was current, None before PLAN has ended.
         to_encode: products and encoder items that PLAN found to be encoded, by modality.
+        pruned: what was deleted afterwards, None where nothing was looked for.
     """
 
     version: str
@@ -70,6 +72,7 @@ class Report:
     paths: Mapping[str, str]
     changes: Changes | None = None
     to_encode: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    pruned: Pruned | None = None
 
     def lines(self) -> Iterable[str]:
         """Yield the report for a person."""
@@ -85,6 +88,8 @@ class Report:
             yield f"Annoy: {self.annoy}"
         for name, path in self.paths.items():
             yield f"{name}: {path}"
+        if self.pruned is not None and self.pruned.did_something:
+            yield from self.pruned.lines()
 
     def catalogue_lines(self) -> Iterable[str]:
         """Yield what came in, what of it changed, and what was rejected."""

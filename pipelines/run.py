@@ -22,6 +22,7 @@ from pipelines.gate import publish_command
 from pipelines.job import Job, open_catalogue, open_job
 from pipelines.layout import Index
 from pipelines.outlook import shown_total
+from pipelines.prune import prune
 from pipelines.publish import read_current
 from pipelines.report import Report, report
 from pipelines.statistics import find_settings, refit_statistics
@@ -96,17 +97,29 @@ def run(config: Config, flags: Sequence[str] = (), night: Night | None = None) -
     night.open(job)
     kept = _unchanged(job, night)
     if kept is not None:
-        return kept
+        return _pruned(job, night, kept)
     stages.encode(job)
     stages.fuse(job)
     stages.build(job, bundle)
     if config.publish:
         stages.publish(job)
-        return night.done(f"version {job.run.id} is published")
+        return _pruned(job, night, night.done(f"version {job.run.id} is published"))
     stages.gate(job)
     if read_current(job.index) != job.run.id:
         _log.info("it is not published: %s does that", publish_command(job.index, job.run.id))
     return night.done(f"version {job.run.id} is built and not published")
+
+
+def _pruned(job: Job, night: Night, told: Report) -> Report:
+    """Prune the index; the version is published whatever becomes of that."""
+    if not job.config.keep_versions:
+        return told
+    try:
+        return night.prune(prune(job.index, job.config.keep_versions, job.config.grace_hours, flags=job.flags))
+    except Exception as error:  # a night whose version is published has not failed
+        _log.warning("version %s is current, but pruning failed, and 'catalogue-index prune' goes on with it: %s",
+                     told.version, error)  # fmt: skip
+        return told
 
 
 def _unchanged(job: Job, night: Night) -> Report | None:

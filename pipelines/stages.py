@@ -28,7 +28,7 @@ from pipelines.fuse import Fuse, FuseSettings
 from pipelines.gate import Limits, RefusedError, judge
 from pipelines.ingest import Ingest, IngestSettings, ingest_first
 from pipelines.job import Job, finish_run
-from pipelines.layout import FORMAT, PARTITION_ROWS, Stage, partition_bits, read_json, write_json
+from pipelines.layout import FORMAT, PARTITION_ROWS, WITHDRAWN, Stage, partition_bits, read_json, write_json
 from pipelines.outlook import keep_speed, look_ahead, other_spaces, shown_total
 from pipelines.plan import CutShards, Plan, PlanSettings, group_shards
 from pipelines.publish import next_sequence, publish_version, read_current
@@ -123,7 +123,7 @@ def sum_rejects(elements: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, in
 
 
 def check_reject_rate(job: Job, stages: Iterable[Mapping[str, Any]], rows: int) -> None:
-    """Fail above `--max-reject-rate`.
+    """Fail above `--max-reject-rate`; withdrawn products do not count.
 
     Raises:
         RejectRateError: naming the commonest reasons.
@@ -132,6 +132,7 @@ def check_reject_rate(job: Job, stages: Iterable[Mapping[str, Any]], rows: int) 
     for counts in stages:
         reasons.update(counts["rejected"])
         reasons.update(counts["rejected_fields"])
+    del reasons[WITHDRAWN]
     rejected, most = sum(reasons.values()), job.config.max_reject_rate
     if rows and rejected > most * rows:
         named = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
@@ -152,7 +153,7 @@ def _plan(job: Job) -> dict[str, Any]:
     roots = job.config.allow_root or pictures.catalogue_roots(job.uris)
     settings = PlanSettings(
         job.index, job.run, job.spaces, job.uris, tuple(roots), job.config.max_pictures, job.config.unit_items,
-        job.config.strict, ingested["since"], job.schema.text_columns,
+        job.config.strict, ingested["since"], job.schema.text_columns, job.withdrawn,
     )  # fmt: skip
     _collect(job)
     parts = job.partitions()

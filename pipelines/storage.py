@@ -29,11 +29,19 @@ class StorageError(OSError):
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file as its folder lists it; `fingerprint` changes when the content is replaced."""
+    """A file as its folder lists it.
+
+    Attributes:
+        path: its path.
+        size: bytes.
+        fingerprint: changes when the content is replaced.
+        modified: when it was last written, in seconds since 1970.
+    """
 
     path: str
     size: int
     fingerprint: str
+    modified: float
 
 
 def local_path(path: str) -> Path | None:
@@ -154,7 +162,8 @@ def list_files(pattern: str) -> list[FileInfo]:
         return sorted(_list_local(str(local_path(pattern))), key=lambda info: info.path)
     with named_errors("list", pattern):
         found = FileSystems.match([pattern])[0].metadata_list
-    infos = [FileInfo(m.path, m.size_in_bytes, f"{m.size_in_bytes}-{m.last_updated_in_seconds}") for m in found]
+    infos = [FileInfo(m.path, m.size_in_bytes, f"{m.size_in_bytes}-{m.last_updated_in_seconds}",
+                      m.last_updated_in_seconds or 0.0) for m in found]  # fmt: skip
     return sorted(infos, key=lambda info: info.path)
 
 
@@ -162,13 +171,27 @@ def _list_local(pattern: str) -> Iterator[FileInfo]:
     for path in globbing.glob(pattern, recursive=True):
         with contextlib.suppress(FileNotFoundError):
             if not os.path.basename(path).endswith(".tmp") and os.path.isfile(path):
-                stat = os.stat(path)
-                yield FileInfo(path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+                yield _look_at(path)
+
+
+def _look_at(path: str) -> FileInfo:
+    stat = os.stat(path)
+    return FileInfo(path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_mtime)
 
 
 def list_folder(folder: str, name: str = "*") -> list[FileInfo]:
     """List the files of `folder` whose names match the glob `name`; `folder` itself is taken literally."""
     return list_files(join(globbing.escape(folder), name))
+
+
+def folder_names(folder: str) -> list[str]:
+    """Name the folders in a folder, sorted; of an object store those that hold a file."""
+    local = local_path(folder)
+    if local is not None:
+        with named_errors("list", folder):
+            return sorted(path.name for path in local.iterdir() if path.is_dir()) if local.is_dir() else []
+    below = [info.path.removeprefix(f"{folder.rstrip('/')}/") for info in list_folder(folder, "**")]
+    return sorted({name.partition("/")[0] for name in below if "/" in name})
 
 
 def fingerprint(path: str) -> str:

@@ -7,7 +7,6 @@ whatever it ends with; while a run is at work, and after it was killed, there is
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -20,6 +19,7 @@ from pipelines.exit_codes import DONE, FAILED, INTERRUPTED, exit_code
 from pipelines.gate import RefusedError
 from pipelines.job import Job
 from pipelines.layout import write_json
+from pipelines.prune import Pruned
 from pipelines.report import Report, report
 from pipelines.stages import STAGES
 
@@ -28,7 +28,7 @@ FORMAT = 1
 # The settings that say what a run makes, and what stops it; flags and paths of training are the bundle's business.
 _SETTINGS = ("catalogue", "format", "column", "text", "keep", "limit", "strict", "max_reject_rate", "metric", "trees",
              "max_index_bytes", "max_items_per_shard", "seed", "unit_items", "partition_rows", "publish", "min_recall",
-             "max_shrink")  # fmt: skip
+             "max_shrink", "keep_versions", "grace_hours")  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ class Night:
         job: the job, once it is opened.
         report: what it did, once it is done.
         message: what became of it, in a sentence.
-        pruned: what was deleted afterwards; None where nothing was looked at.
         content: the summary, once the context has ended.
     """
 
@@ -51,7 +50,6 @@ class Night:
         self.job: Job | None = None
         self.report: Report | None = None
         self.message = ""
-        self.pruned: Mapping[str, Any] | None = None
         self.content: dict[str, Any] = {}
 
     def open(self, job: Job) -> None:
@@ -63,6 +61,12 @@ class Night:
         """Sum up a job that has come to its end."""
         assert self.job is not None
         self.report, self.message = report(self.job), message
+        return self.report
+
+    def prune(self, pruned: Pruned) -> Report:
+        """Add to the report what was deleted after it was made."""
+        assert self.report is not None
+        self.report = replace(self.report, pruned=pruned)
         return self.report
 
     def keep(self, current: Job, planned: Report | None, message: str) -> Report:
@@ -112,7 +116,7 @@ class Night:
             "format": FORMAT, "command": self.command, "dry_run": self.dry_run, "exit_code": code, "message": self.message,
             "failed_stage": failed, "run": None if job is None else job.run.id, "index": self.config.index,
             "started": self.started.isoformat(timespec="seconds"), "ended": ended.isoformat(timespec="seconds"),
-            "seconds": round((ended - self.started).total_seconds(), 3), "pruned": self.pruned,
+            "seconds": round((ended - self.started).total_seconds(), 3), "pruned": None,
             "settings": {name: getattr(self.config, name) for name in _SETTINGS},
             "bundle": None if job is None or job.bundle is None else job.bundle.rsplit("/", 1)[-1],
             "spaces": {} if job is None else {modality: space.id for modality, space in job.spaces.items()},
@@ -123,6 +127,7 @@ class Night:
         }  # fmt: skip
         if told is not None:
             content |= {
+                "pruned": None if told.pruned is None else told.pruned.to_json(),
                 "version": told.version if "version" in told.paths else None, "published": told.published, "rows": told.rows,
                 "indexed": told.indexed, "changes": None if told.changes is None else told.changes.to_json(),
                 "rejected": told.rejected, "rejected_fields": told.rejected_fields, "to_encode": told.to_encode,

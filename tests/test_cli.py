@@ -16,7 +16,7 @@ from pipelines.cli import main, parser
 from pipelines.config import ConfigError, read_config
 
 COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "rollback",
-            "verify", "preview-views", "withdraw", "explain")  # fmt: skip
+            "verify", "preview-views", "withdraw", "explain", "prune")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
