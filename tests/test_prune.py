@@ -97,7 +97,8 @@ def index_of(folder: Path) -> Index:
 def test_the_newest_the_current_and_the_one_before_it_stay(tmp_path: Path) -> None:
     index = Index(str(tmp_path))
     for number in range(1, 7):
-        make_version(tmp_path, f"v{number}", draw_products(20), sequence=number, previous=f"v{number - 1}" if number > 1 else None)
+        before = f"v{number - 1}" if number > 1 else None
+        make_version(tmp_path, f"v{number}", draw_products(20), sequence=number, previous=before)
     publish_version(index, "v3", None)
     assert prune(index, 2, 24).lines().__next__() == "nothing to prune"
     told = prune(index, 2, 0, dry_run=True)
@@ -350,7 +351,8 @@ def test_run_prunes_after_publishing_and_a_failure_of_it_fails_no_night(
     report = run(configured(shop, tiny_bundle, trees=7, keep_versions=2))
     assert report.published
     assert report.pruned is None
-    assert f"version {report.version} is current, but pruning failed, and 'catalogue-index prune' goes on with it: " in caplog.text
+    told = f"version {report.version} is current, but pruning failed, and 'catalogue-index prune' goes on with it: "
+    assert told in caplog.text
     assert path.exists()
 
 
@@ -377,7 +379,8 @@ def nights(folder: Path, bundle: Path, count: int, monkeypatch: pytest.MonkeyPat
         sizes.append(sum(path.stat().st_size for path in Path(index.root).rglob("*") if path.is_file()))
         stored.append(sum(pq.read_metadata(path).num_rows for path in feature_files(index)))
     monkeypatch.undo()
-    print(f"seconds of nights 2 and {count}: {seconds[1]:.2f}, {seconds[-1]:.2f}; bytes {sizes[1]:,}, {sizes[-1]:,}; rows {stored[-1]:,}")
+    told = f"nights 2 and {count}: {seconds[1]:.2f} and {seconds[-1]:.2f} s, {sizes[1]:,} and {sizes[-1]:,} bytes, "
+    print(f"{told}{reads[1]:,} and {reads[-1]:,} reads of features; {stored[-1]:,} rows")  # noqa: T201
     fresh = run(configured(folder.parent / "fresh", bundle, rows, partition_rows=256))
     one, two = vectors(index, report.version), vectors(index_of(folder.parent / "fresh"), fresh.version)
     assert one["product_id"].equals(two["product_id"])
