@@ -3,9 +3,9 @@
     t = unit(mean of the texts' vectors), p = unit(mean of the pictures'): one vector a modality, however many are given
     words     = what the fusion makes of t and p, as `encoders.fusion` says
     products  = unit(mean of the products' vectors)
-    q         = unit(mean of words and products - 0.75 (mean of words and products in `minus`))
+    q         = unit(mean of words and products - 0.5 (mean of words and products in `minus`))
 
-This is Rocchio's formula (1971) with alpha = beta = 1 and gamma = 0.75. As q is linear, products are ranked by their
+This is Rocchio's formula (1971) with alpha = beta = 1 and gamma = 0.5. As q is linear, products are ranked by their
 similarity with what is wanted, less a share of that with what is not. `docs/lookup.md` says what the coefficient does.
 """
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from catalogue_lookup.query import Float32, Picture, QueryError, mean_of
 from encoders.fusion import Fusion
 
-UNWANTED_WEIGHT = 0.75
+UNWANTED_WEIGHT = 0.5
 
 Kind = TypeVar("Kind")
 

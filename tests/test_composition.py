@@ -149,12 +149,12 @@ def test_every_fusion_answers_every_kind_of_query(shop: Shop, index: Index) -> N
 def test_minus_takes_a_share_of_the_similarity_with_what_is_not_wanted(shop: Shop, index: Index) -> None:
     wanted, unwanted = unit(shop.words(text=shop.text("thing 7"))), unit(shop.words(text=shop.text("red", "blue")))
     asked = found(index, text="thing 7", minus={"text": ["red", "blue"]})
-    assert asked == shop.order(unit(wanted - 0.75 * unwanted))[:10]
+    assert asked == shop.order(unit(wanted - 0.5 * unwanted))[:10]
     assert asked != found(index, text="thing 7")
     one, other = shop.products.ids[:2]
     unwanted = unit(unit(shop.words(picture=shop.image(3))) + shop.like(other))
     assert found(index, product_id=one, minus={"image": photo(3), "product_id": other}) == shop.order(
-        unit(shop.like(one) - 0.75 * unwanted), one, other
+        unit(shop.like(one) - 0.5 * unwanted), one, other
     )[:10]
 
 
@@ -250,7 +250,7 @@ def test_products_without_what_is_weighed_are_no_answers_and_cannot_be_asked_by(
         with pytest.raises(UnknownProductError, match="no product of the index has the id 'Q1'"):
             index.search(product_id=products.ids[1], minus={"product_id": ["Q1"]})
     with pytest.raises(QueryError, match="nothing is left of the query without what is in minus"):
-        compose(np.array([0.75, 0], np.float32), np.array([1, 0], np.float32))
+        compose(np.array([0.5, 0], np.float32), np.array([1, 0], np.float32))
 
 
 def test_weights_keep_to_filters_shards_and_withdrawn_products(drawn: tuple[Path, Products], tmp_path: Path) -> None:
