@@ -185,7 +185,8 @@ def _differences(index: Index, space: Space, old: str, towers: tuple[str, str]) 
 
 
 def _fields(views: Views, before: Views) -> list[tuple[str, Any, Any]]:
-    pairs: list[tuple[str, Any, Any]] = [("views", views.count, before.count), ("pooling of views", views.pooling, before.pooling)]
+    pairs: list[tuple[str, Any, Any]] = [("views", views.count, before.count)]
+    pairs.append(("pooling of views", views.pooling, before.pooling))
     several = views.count > 1 and before.count > 1
     if several:
         operations = dict.fromkeys([*views.operations, *before.operations])

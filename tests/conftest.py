@@ -137,7 +137,6 @@ def tiny_bundle(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def config(tmp_path: Path, tiny_bundle: Path) -> MakeConfig:
     """Return a function that makes the configuration of a run below the test's own folder."""
-
     from pipelines.config import read_config
 
     def make(rows: list[dict[str, Any]] | None = None, index: str = "index", per_shard: int = 40, **changes: Any) -> Config:
