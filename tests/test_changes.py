@@ -342,13 +342,13 @@ def test_a_dry_run_with_another_bundle_leaves_the_index_its_own(
     assert lines[2].startswith(f"picture features are others than those of version {first.version}: tower saved-model:")
     assert "59 stale" not in lines[1]
     assert lines[1].endswith("0 gone, 60 stale (picture 60); 0 rejected")
-    dry(config(bundle=None, picture_views=2))
+    dry(config(picture_views=2).replace(bundle=None))
     assert (Path(config().index) / "bundles" / "LATEST").read_text() == own
-    assert run(config(bundle=None)).version == first.version
+    assert run(config().replace(bundle=None)).version == first.version
 
 
 def test_a_dry_run_without_a_bundle_says_so_and_trains_none(config: MakeConfig) -> None:
-    settings = config(products(), bundle=None)
+    settings = config(products()).replace(bundle=None)
     lines, night = dry(settings)
     assert lines == [
         "dry run: the index has no bundle: a run trains one on this catalogue first (or takes one by --bundle DIR)",
