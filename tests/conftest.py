@@ -146,7 +146,8 @@ def config(tmp_path: Path, tiny_bundle: Path) -> MakeConfig:
                 old.unlink()
             write_shards(folder, rows, per_shard)
         flags = {"index": str(tmp_path / index), "catalogue": [f"{folder}/*.parquet"], "bundle": str(tiny_bundle)}
-        return read_config(None, flags | {"trees": 10} | changes)
+        given = flags | {"trees": 10} | changes
+        return read_config(None, {name: value for name, value in given.items() if value is not None})
 
     return make
 

@@ -74,7 +74,8 @@ from pathlib import Path
 from catalogue_lookup.query import QueryEncoder
 from encoders.bundle import open_bundle
 encoder = QueryEncoder(open_bundle(Path(sys.argv[1])))
-print(encoder.encode(text="red shoes").shape, encoder.encode(image=sys.argv[2]).shape)
+found = encoder.vectors(["red shoes"], [sys.argv[2]])
+print(found["text"].shape, found["picture"].shape)
 """
 
 

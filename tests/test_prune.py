@@ -247,6 +247,7 @@ def test_a_rewritten_version_is_what_a_build_without_the_product_is(tmp_path: Pa
 # --- kills ---
 
 
+@pytest.mark.harm
 def test_prune_cut_at_each_of_its_steps_leaves_what_opens_and_is_finished_later(
     shop: Path, made: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
