@@ -228,7 +228,7 @@ def _convert(name: str, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
         return {key.strip(): part.strip() for key, _, part in pairs}
     if base is tuple:
-        items = [value] if isinstance(value, str) else list(value)
+        items = list(value) if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, str) for item in items):
             raise ConfigError(f"{where} takes names, not {value!r}")
         split = items if name in ("catalogue", "allow_root") else [part for item in items for part in item.split(",")]

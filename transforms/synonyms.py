@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from transforms.segment import KnownWords
-from transforms.shop_words import ShopWords
+from transforms.shop_words import ShopWords, singular
 from transforms.text import clean_text
 
 TABLES = tuple(Path(__file__).parent / "words" / f"synonyms_{language}.tsv" for language in ("en", "zh"))
@@ -158,7 +158,8 @@ def _false_friends(languages: Sequence[str]) -> set[str]:
     for language in languages:
         own: dict[str, set[int]] = {}
         for number, row in enumerate(_shop_words()):
-            for term in row.get(language, ()):
+            terms = row.get(language, ())
+            for term in (*terms, *map(singular, terms)) if language == "en" else terms:
                 own.setdefault(fold(term), set()).add(number)
         found.update(term for term, numbers in own.items() if not places.setdefault(term, numbers) & numbers)
     return found
