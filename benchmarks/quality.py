@@ -156,13 +156,14 @@ def measure_fashion(work: Path, catalogue: str, languages: Sequence[str]) -> Non
 
 
 def ask(roles: Sequence[str], values: Sequence[str], language: str, words: ShopWords) -> str:
-    """Say a product's values in a language: English ones as they are, others by the usual word of the table.
+    """Say a product's values in a language: English ones as they are, in small letters, others by the usual word of the table.
 
     Spanish and French say the kind first and the sex last, as shoppers there do.
     """
-    spoken = dict(zip(roles, [words.translate(value, language) if language != "en" else value for value in values], strict=True))
+    said = [value.lower() if language == "en" else words.translate(value, language) for value in values]
+    spoken = dict(zip(roles, said, strict=True))
     order = ("kind", "colour", "audience") if language in ("es", "fr") else roles
-    return ("" if language == "zh" else " ").join(spoken[role] for role in order if role in spoken).lower()
+    return ("" if language == "zh" else " ").join(spoken[role] for role in order if role in spoken)
 
 
 def show(language: str, measure: Callable[[np.ndarray], float], scores: dict[str, np.ndarray]) -> None:
