@@ -113,7 +113,7 @@ class Questions:
         texts = {
             "titles": asked,
             "English": [" ".join(values).lower() for values in combined],
-            "Chinese": ["".join(words.chinese(value) for value in values) for values in combined],
+            "Chinese": ["".join(words.translate(value, "zh") for value in values) for values in combined],
         }
         together = sorted({text for group in texts.values() for text in group})
         encode_queries(catalogue.job, together)

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from transforms.shop_words import LANGUAGES
+
 METRICS = ("angular", "euclidean", "manhattan", "dot")
 POOLINGS = ("mean", "concatenation")
 FORMATS = ("auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "merchant", "shopify", "woocommerce")
 FUSIONS = ("concatenation", "weighted_sum", "mean", "max")
 DEFAULT_FUSION = "concatenation"
 MODALITIES = ("picture", "text")
+DEFAULT_PHRASE_LANGUAGES = {"en": 0.65, "zh": 0.35}
 DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "structured": 0.0}
 
 
@@ -102,7 +105,10 @@ class Config:
         "random_swap, character_noise; operations_per_view counts them",
     )
     synonyms: tuple[str, ...] = setting((), "table of synonyms for text views beside those that come along: a TSV file")
-    cross_language: bool | None = setting(None, "let Chinese and English shop words stand for one another in text views")
+    cross_language: tuple[str, ...] | None = setting(
+        None, "languages whose shop words stand for one another in text views: en,zh,de,es,fr,ja; '' for none (default: the "
+        "bundle's; trained: none)"
+    )  # fmt: skip
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
     fusion: Literal["concatenation", "weighted_sum", "mean", "max"] | None = setting(
@@ -113,6 +119,10 @@ class Config:
     )
     refit_statistics: bool = setting(False, "fit the statistics of structured columns anew on this catalogue first")
     phrases: tuple[str, ...] = setting((), "columns that training makes phrases from (default: found by their names)")
+    phrase_languages: tuple[str, ...] = setting(
+        (), "languages of those phrases, each with its share: en=0.5,de=0.5; of en, zh, de, es, fr, ja (default: en=0.65,zh=0.35)"
+    )
+    words: tuple[str, ...] = setting((), "table of shop words for those phrases beside the one that comes along: a TSV file")
     max_training_products: int = setting(200_000, "products that heads are trained on, at most")
     max_phrases: int = setting(20_000, "distinct phrases encoded for training, at most")
     epochs: int = setting(0, "epochs of training, at most (0: as many as pay)")
@@ -140,8 +150,8 @@ PREVIEW_SETTINGS = (
 )  # fmt: skip
 IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
-    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "max_training_products",
-    "max_phrases", "epochs", "holdout",
+    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "phrase_languages",
+    "words", "max_training_products", "max_phrases", "epochs", "holdout",
 )  # fmt: skip
 
 
@@ -232,7 +242,7 @@ def _convert(name: str, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
         return {key.strip(): part.strip() for key, _, part in pairs}
     if base is tuple:
-        items = [value] if isinstance(value, str) else list(value)
+        items = list(value) if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, str) for item in items):
             raise ConfigError(f"{where} takes names, not {value!r}")
         split = items if name in ("catalogue", "allow_root") else [part for item in items for part in item.split(",")]
@@ -270,7 +280,33 @@ def check(config: Config) -> Config:
         raise ConfigError("--views takes views apart to train on them: it goes with --view-pooling mean only")
     if not any(fusion_weights(config)[name] for name in MODALITIES):
         raise ConfigError("--weight leaves no modality with a weight above 0")
+    for name in config.cross_language or ():
+        if name not in LANGUAGES:
+            raise ConfigError(f"--cross-language names '{name}'; it may be {', '.join(LANGUAGES)}")
+    phrase_languages(config)
     return config
+
+
+def phrase_languages(config: Config) -> dict[str, float]:
+    """Return language -> its share of the phrases that training makes, in the order of `LANGUAGES`.
+
+    Raises:
+        ConfigError: an unknown language, one given twice, or shares that are no numbers above 0.
+    """
+    shares: dict[str, float] = {}
+    for item in config.phrase_languages:
+        language, equals, text = item.partition("=")
+        if language not in LANGUAGES:
+            raise ConfigError(f"--phrase-languages names '{language}'; it may be {', '.join(LANGUAGES)}")
+        if language in shares:
+            raise ConfigError(f"--phrase-languages names '{language}' twice")
+        try:
+            shares[language] = float(text) if equals else 1.0
+        except ValueError:
+            raise ConfigError(f"--phrase-languages {item} is not a number") from None
+        if not 0 < shares[language] < float("inf"):
+            raise ConfigError(f"--phrase-languages {item} must be finite and above 0")
+    return {language: shares[language] for language in LANGUAGES if language in shares} or DEFAULT_PHRASE_LANGUAGES
 
 
 def given_weights(config: Config) -> dict[str, float]:

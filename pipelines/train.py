@@ -25,7 +25,7 @@ from pipelines.config import Config
 from pipelines.job import finish_run, open_job
 from pipelines.layout import Index
 from pipelines.statistics import find_settings, fit_statistics
-from pipelines.training_features import read_products, training_data
+from pipelines.training_features import read_products, shop_words, training_data
 from pipelines.views import index_views, training_views
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     Returns:
         The bundle, at `config.bundle` where that is given, else in the index.
     """
+    shop_words(config)  # as everything that is refused: before anything is built or encoded
     views, towers = index_views(config), ensure_towers(config)
     job = open_job(config, "train", towers, training_views(config), None, None, flags)
     find_settings(job.schema, config)  # what it refuses is refused before anything is encoded

@@ -17,6 +17,7 @@ import pyarrow as pa
 from encoders.pooling import Views
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, storage
+from pipelines.config import Config, ConfigError, phrase_languages
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.features import FeatureReader, Space, stored
 from pipelines.ingest import COLUMNS
@@ -29,7 +30,6 @@ from transforms.phrases import ShopWords, find_roles, phrases_of, pool_phrases, 
 from transforms.text import clean_text
 
 PHRASES_PER_PRODUCT = 8
-CHINESE_SHARE = 0.35
 VALIDATION_SHARE = 0.05
 
 _log = logging.getLogger(__name__)
@@ -52,9 +52,21 @@ class Products:
     phrases: list[list[str]]
 
 
+def shop_words(config: Config) -> ShopWords:
+    """Return the words that phrases are made with: our table and the user's.
+
+    Raises:
+        ConfigError: a table cannot be read, or a line of it is no row.
+    """
+    try:
+        return ShopWords.load(config.words)
+    except ValueError as error:
+        raise ConfigError(f"--words: {error}") from error
+
+
 def read_products(job: Job) -> Products:
     """Read the products to train on, with the phrases made from their columns."""
-    config, words = job.config, ShopWords.load()
+    config, words, languages = job.config, shop_words(job.config), phrase_languages(job.config)
     products = Products([], [], [], [])
     for table in _tables(job, config.max_training_products):
         columns = table[COLUMNS].combine_chunks()
@@ -70,7 +82,7 @@ def read_products(job: Job) -> Products:
             products.orders.append(order)
             products.titles.append(row.get("title") or (text if "title" not in names else None))
             attributes = product_attributes(row, roles, words)
-            products.phrases.append(phrases_of(attributes, PHRASES_PER_PRODUCT, config.seed, words, CHINESE_SHARE))
+            products.phrases.append(phrases_of(attributes, PHRASES_PER_PRODUCT, config.seed, words, languages))
     return products
 
 

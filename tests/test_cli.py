@@ -13,7 +13,8 @@ from conftest import product, write_shards
 from version_maker import draw_products, make_version
 
 from pipelines.cli import main, parser
-from pipelines.config import ConfigError, read_config
+from pipelines.config import ConfigError, phrase_languages, read_config
+from pipelines.training_features import shop_words
 
 COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "rollback",
             "verify", "preview-views", "withdraw", "explain", "prune")  # fmt: skip
@@ -90,6 +91,12 @@ def test_flags_win_over_the_configuration_file(tmp_path: Path) -> None:
         ("[weight]\nstructured = 1", "--weight structured=1 must be below 1: it is a share of the fused vector"),
         ("[weight]\npicture = 0\ntext = 0\nstructured = 0.5", "--weight leaves no modality with a weight above 0"),
         ("fusion = 'sum'", "--fusion is 'sum'; it may be concatenation, weighted_sum, mean, max"),
+        ("phrase-languages = 'en,it'", "--phrase-languages names 'it'; it may be en, zh, de, es, fr, ja"),
+        ("phrase-languages = ['en', 'en=2']", "--phrase-languages names 'en' twice"),
+        ("phrase-languages = 'en=half'", "--phrase-languages en=half is not a number"),
+        ("phrase-languages = 'de=0'", "--phrase-languages de=0 must be finite and above 0"),
+        ("cross-language = 'en,it'", "--cross-language names 'it'; it may be en, zh, de, es, fr, ja"),
+        ("cross-language = true", "cross-language takes names, not True"),
         ("= 3", "is not TOML"),
     ],
 )
@@ -108,6 +115,21 @@ def test_a_fusion_is_asked_for_or_left_to_the_bundle() -> None:
     assert (config.fusion, config.weight, config.refit_statistics) == ("mean", {"structured": "0.2"}, True)
     with pytest.raises(SystemExit):
         parser().parse_args(["run", "--fusion", "sum"])
+
+
+def test_phrases_are_english_and_chinese_unless_languages_are_given() -> None:
+    assert phrase_languages(read_config(None, {})) == {"en": 0.65, "zh": 0.35}
+    given = parser().parse_args(["train", "--phrase-languages", "ja=0.5,de", "--phrase-languages", "en=2", "--words", "own.tsv"])
+    config = read_config(None, {"phrase_languages": given.phrase_languages, "words": given.words})
+    assert list(phrase_languages(config).items()) == [("en", 2.0), ("de", 1.0), ("ja", 0.5)]
+    with pytest.raises(ConfigError, match=r"^--words: word table 'own\.tsv' cannot be read: No such file or directory$"):
+        shop_words(config)
+
+
+def test_no_languages_are_crossed_where_the_flag_is_empty() -> None:
+    assert read_config(None, {}).cross_language is None
+    assert read_config(None, {"cross_language": [""]}).cross_language == ()
+    assert read_config(None, {"cross_language": ["en,de"]}).cross_language == ("en", "de")
 
 
 def test_a_mapping_without_an_equals_sign_is_named() -> None:
