@@ -83,7 +83,7 @@ def test_queries_of_an_imported_pair_need_no_tensorflow(pair: Path, real_data: P
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, str(pair), str(real_data / "golden" / "image1.png")]
     root = Path(__file__).parents[1]
     finished = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-    assert finished.stdout.strip() == "(48,) (48,)"
+    assert finished.stdout.strip() == "(24,) (24,)"
 
 
 @pytest.mark.parametrize(

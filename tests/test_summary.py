@@ -40,7 +40,7 @@ def test_a_published_run_leaves_what_it_did(config: MakeConfig) -> None:
     assert [summary["stages"][s]["rows"] for s in ("ingest", "encode", "build")] == [PRODUCTS, 2 * PRODUCTS, PRODUCTS]
     assert summary["estimate"]["text"]["items"] == PRODUCTS
     assert summary["recall@10"] == report.recall
-    assert summary["pruned"] is None
+    assert summary["pruned"] == {"versions": [], "rewritten": [], "compacted": 0, "deleted": {}}
     assert summary["settings"]["trees"] == 10
     assert summary["started"] <= summary["ended"]
 
