@@ -6,7 +6,7 @@ index.json                                how many partitions there are
 bundles/<hash>/                           towers, heads and fusion the index was made with
 features/<space>/space.json               what the features of the space depend on
 features/<space>/units/<run>/<unit>       features one unit of work gave
-features/<space>/parts/<partition>/       the same features in their place: bases and deltas
+features/<space>/parts/<partition>/       the same features in their place: deltas of runs, and bases that prune made of them
 pictures/<partition>/<run>.parquet        content hashes of pictures read by path, with their fingerprints
 runs/<run>/                               all a run makes before it is published
 versions/<run>/                           a whole version: manifest, vectors, Annoy files, items, rejects
