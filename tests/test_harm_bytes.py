@@ -160,6 +160,7 @@ def test_a_thousand_flipped_bits_are_refused(made: Made) -> None:
     print(f"\nflipped bits over {len(made.files)} files: {check(made, flips(made, FLIPS))}")
 
 
+@pytest.mark.harm
 def test_each_file_cut_or_grown_is_refused(made: Made) -> None:
     cases = []
     for path in made.files:
@@ -220,6 +221,7 @@ def test_a_current_of_garbage_is_refused_by_readers_and_jobs(made: Made, capsys:
     assert read_current(Index(str(made.root))) == made.current
 
 
+@pytest.mark.harm
 def test_each_flip_in_a_bundle_is_named_by_verify_and_each_in_a_version_prevents_publishing(made: Made, tmp_path: Path) -> None:
     root = Path(shutil.copytree(made.root, tmp_path / "index"))
     index, draw = Index(str(root)), random.Random(SEED)

@@ -133,6 +133,7 @@ def test_pictures_inside_a_shard_are_decoded_right_or_rejected(seeing_bundle: Pa
           f"{len(bad_pictures())} rejected with the right reason")  # fmt: skip
 
 
+@pytest.mark.harm
 def test_pictures_by_path_are_decoded_right_or_rejected(seeing_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     rows = []

@@ -117,6 +117,7 @@ def test_disks_that_are_full_at_each_stage(
         print(f"\n{len(said)} full disks: exit code 6 each, at {', '.join(where)}; with space each finished, the same bytes")
 
 
+@pytest.mark.harm
 def test_a_full_disk_for_temporary_files_is_a_sentence(
     whole: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_files_above_a_limit_of_the_system_are_a_sentence(whole: Shop, tmp_path:
     assert content(shop.index, str(published(shop.index))) == content(whole.index, str(published(whole.index)))
 
 
+@pytest.mark.harm
 def test_an_index_that_cannot_be_written_to_is_a_sentence(
     whole: Shop, tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +170,7 @@ def test_an_index_that_cannot_be_written_to_is_a_sentence(
 
 
 @pytest.mark.parametrize("name", ["runs", "versions", "features", "bundles", "index.json", "LOCK"])
+@pytest.mark.harm
 def test_a_file_in_the_place_of_a_folder_or_the_reverse_is_a_sentence(
     whole: Shop, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

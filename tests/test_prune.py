@@ -400,6 +400,7 @@ def nights(folder: Path, bundle: Path, count: int, monkeypatch: pytest.MonkeyPat
     assert len(feature_files(index)) <= 4 * 2 * 40
 
 
+@pytest.mark.harm
 def test_six_nights_cost_what_the_second_did(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nights(tmp_path / "shop", tiny_bundle, 6, monkeypatch)
 
