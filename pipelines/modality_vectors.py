@@ -39,7 +39,7 @@ def _copy(
     source: VectorsFile, modalities: Sequence[str], dimension: int, first: int, stop: int, file: BinaryIO
 ) -> None:
     columns = [modality_vector(name) for name in modalities]
-    with open_vectors(source) as parquet:
+    with open_vectors(source.path) as parquet:
         start = 0
         there = [name for name in columns if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(BATCH_ROWS, columns=there, use_threads=False):

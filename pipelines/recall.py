@@ -47,19 +47,29 @@ class Queries:
 
 
 @contextmanager
-def open_vectors(file: VectorsFile) -> Iterator[pq.ParquetFile]:
+def open_vectors(path: str) -> Iterator[pq.ParquetFile]:
     """Open a file of vectors for the block.
 
     Raises:
         StorageError: it is no whole Parquet file.
     """
     try:
-        with storage.open_input(file.path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+        with storage.open_input(path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
             yield parquet
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, storage.StorageError):
             raise
-        raise storage.StorageError(f"{file.path} cannot be read: {error}; fuse it again") from error
+        raise storage.StorageError(f"{path} cannot be read: {error}; fuse it again") from error
+
+
+def described(path: str) -> VectorsFile:
+    """Return a file of vectors with its rows, which its footer tells.
+
+    Raises:
+        StorageError: it is no whole Parquet file.
+    """
+    with open_vectors(path) as parquet:
+        return VectorsFile(path, parquet.metadata.num_rows)
 
 
 def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int) -> Iterator[tuple[int, Float32]]:
@@ -72,7 +82,7 @@ def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int) -> Iterat
 
 
 def _blocks_of(file: VectorsFile, start: int, first: int, stop: int) -> Iterator[tuple[int, Float32]]:
-    with open_vectors(file) as parquet:
+    with open_vectors(file.path) as parquet:
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if start < stop and start + rows > first:
@@ -114,7 +124,7 @@ def _rows(files: Sequence[VectorsFile], wanted: npt.NDArray[np.int64]) -> Iterat
     for file in files:
         inside = wanted[(wanted >= start) & (wanted < start + file.rows)]
         if len(inside):
-            with open_vectors(file) as parquet:
+            with open_vectors(file.path) as parquet:
                 columns = [name for name in parquet.schema_arrow.names if name.endswith(VECTOR)]
                 at = start
                 for group in range(parquet.num_row_groups):
@@ -128,17 +138,21 @@ def _rows(files: Sequence[VectorsFile], wanted: npt.NDArray[np.int64]) -> Iterat
 
 
 def exact_neighbours(
-    files: Sequence[VectorsFile], queries: Queries, metric: Metric, neighbours: int = NEIGHBOURS, most: int | None = None
-) -> npt.NDArray[np.int64]:
+    files: Sequence[VectorsFile], queries: Queries, metric: Metric, neighbours: int = NEIGHBOURS, most: int | None = None,
+    decimals: int | None = None,
+) -> npt.NDArray[np.int64]:  # fmt: skip
     """Find the items closest to each query but its own among the first `most` (None: all) by looking at each.
 
-    Returns int64[Q, neighbours], the closest first and of equally close ones the first item; -1 for none.
+    Returns int64[Q, neighbours], the closest first and of equally close ones the first item; -1 for none. Those are equally
+    close whose closeness is the same to so many `decimals` (None: all).
     """
     count = len(queries.items)
     best = np.full((count, neighbours), -np.inf, np.float32)
     items = np.full((count, neighbours), -1, np.int64)
     for first, block in vector_blocks(files, 0, _total(files, most)):
         near = closeness(metric, queries.vectors, block)
+        if decimals is not None:
+            near = np.round(near, decimals)
         own = queries.items - first
         inside = np.flatnonzero((own >= 0) & (own < len(block)))
         near[inside, own[inside]] = -np.inf

@@ -32,7 +32,7 @@ from pipelines.build import BuildSettings, beside_dimension, build_files
 from pipelines.fuse import write_vectors
 from pipelines.job import finish_run
 from pipelines.layout import ORDER, PRODUCT_ID, WITHDRAWN, Index, order_of, read_json, write_json
-from pipelines.recall import VectorsFile, open_vectors
+from pipelines.recall import described
 from pipelines.runner import run_pipeline
 
 REWRITTEN_FILE = "rewritten.json"
@@ -128,19 +128,16 @@ def rewrite_version(
     run_pipeline(lambda p: p | "Files" >> beam.Create(list(held)) | WriteWithout(folder, markers, product_ids), flags)
     told = {name: read_json(_marker(markers, name)) for name in held}
     vectors: dict[str, FileEntry] = {}
-    rows: list[int] = []
     for name in manifest.vectors:
         if name not in told:
             vectors[name] = manifest.files[name]
-            rows.append(_rows(storage.join(folder, name)))
         elif told[name]["file"] is not None:
             vectors[told[name]["file"]] = FileEntry(told[name]["size"], told[name]["sha256"])
-            rows.append(told[name]["rows"])
     run = index.run(manifest.id)
     planned = storage.exists(run.plan)
     settings = BuildSettings(
         folder, storage.join(markers, "build"),
-        tuple(VectorsFile(storage.join(folder, name), count) for name, count in zip(vectors, rows, strict=True)),
+        tuple(described(storage.join(folder, name)) for name in vectors),
         manifest.modalities, manifest.dimension, manifest.metric, manifest.n_trees,
         read_json(run.plan)["settings"]["seed"] if planned else 0,
         beside_dimension(Fusion.from_json(manifest.fusion), manifest.modalities, manifest.dimension),
@@ -163,11 +160,6 @@ def rewrite_version(
     storage.remove_folder(markers_of(index, manifest.id))
     _log.info("prune: version %s is without %d withdrawn products now", manifest.id, gone)
     return renewed
-
-
-def _rows(path: str) -> int:
-    with open_vectors(VectorsFile(path, 0)) as parquet:
-        return int(parquet.metadata.num_rows)
 
 
 def _note(index: Index, version: str, products: int) -> None:
