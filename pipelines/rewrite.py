@@ -28,10 +28,10 @@ from catalogue_lookup.manifest import MANIFEST_FILE, MODALITIES_FOLDER, Manifest
 from encoders.fusion import Fusion
 from encoders.integrity import FileEntry, hash_content
 from pipelines import ranges, storage
-from pipelines.build import BuildSettings, beside_dimension, build_files
 from pipelines.fuse import write_vectors
 from pipelines.job import finish_run
 from pipelines.layout import ORDER, PRODUCT_ID, WITHDRAWN, Index, order_of, read_json, write_json
+from pipelines.parts import BuildSettings, beside_dimension, build_files
 from pipelines.recall import described
 from pipelines.runner import run_pipeline
 

@@ -52,11 +52,17 @@ def catalogue(tmp_path: Path) -> str:
     return write_shards(tmp_path / "catalogue", rows, 12)
 
 
+@pytest.fixture
+def whole(tmp_path: Path, catalogue: str, tiny_bundle: Path) -> Job:
+    """Run the job through without a cut."""
+    job, bundle = made_job(tmp_path / "whole", catalogue, tiny_bundle)
+    run_all(job, bundle)
+    return job
+
+
 def test_a_run_cut_at_each_of_its_writes_gives_the_same_bytes(
-    tmp_path: Path, catalogue: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, catalogue: str, tiny_bundle: Path, whole: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, bundle = made_job(tmp_path / "whole", catalogue, tiny_bundle)
-    run_all(whole, bundle)
     job, bundle = made_job(tmp_path / "cut", catalogue, tiny_bundle)
     replace: Callable[..., None] = os.replace
     cut_once: set[str] = set()
@@ -83,10 +89,8 @@ def test_a_run_cut_at_each_of_its_writes_gives_the_same_bytes(
 
 
 def test_a_run_cut_in_each_of_its_deletions_goes_on_with_them_and_keeps_its_features(
-    tmp_path: Path, catalogue: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, catalogue: str, tiny_bundle: Path, whole: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, bundle = made_job(tmp_path / "whole", catalogue, tiny_bundle)
-    run_all(whole, bundle)
     job, bundle = made_job(tmp_path / "cut", catalogue, tiny_bundle)
     unlink, rmtree, cut_once = Path.unlink, shutil.rmtree, set()
 
