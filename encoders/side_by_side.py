@@ -47,6 +47,11 @@ class SideBySide(Tower):
         super().__init__(spec, forms.pop() if len(forms) == 1 else MIXED)
         self._parts = parts
 
+    @property
+    def runs_in(self) -> str:
+        """Say what the parts run in."""
+        return " and ".join(dict.fromkeys(part.runs_in for part in self._parts))
+
     def _encode(self, items: Any) -> Iterator[tuple[slice, Float32]]:
         features = [part.encode(_resized(items, part.spec.side)) for part in self._parts]
         self.truncated = max(part.truncated for part in self._parts)

@@ -89,8 +89,12 @@ def inspect(shards: Sequence[Shard], options: CatalogueOptions) -> CatalogueSche
     if not filled:
         raise CatalogueError(f"the catalogue has no rows: all of its {len(shards)} files are empty")
     schema = resolve(filled, options)
-    _log.info("columns: %s", ", ".join(f"{name} is {'.'.join(path)}" for name, path in schema.sources.items()))
+    _log.info("columns: %s", ", ".join(_told(name, path) for name, path in schema.sources.items()))
     return schema
+
+
+def _told(name: str, path: Path) -> str:
+    return name if path == (name,) else f"{name} is {'.'.join(path)}"
 
 
 def pieces(shard: Shard) -> list[Piece]:

@@ -53,15 +53,10 @@ def drift_since(index: Index, after: Manifest) -> Drift:
     if before is None:
         return Drift(0, None)
     try:
-        drift = measure_drift(index, before, after)
+        return measure_drift(index, before, after)
     except storage.StorageError as error:
         _log.warning("build: what moved since version %s is not known: %s", before.id, error)
         return Drift(0, None)
-    if drift.moved is not None:
-        _log.info(
-            "build: %.1f %% of the neighbours of %d products moved since version %s", 100 * drift.moved, drift.probes, before.id
-        )
-    return drift
 
 
 def measure_drift(index: Index, before: Manifest, after: Manifest) -> Drift:

@@ -160,7 +160,9 @@ class UnitHandler(ModelHandler[str, Encoded, Tower]):
 
     def load_model(self) -> Tower:
         """Load the tower, once a worker."""
-        return self._settings.load_tower()
+        tower = self._settings.load_tower()
+        _log.info("encode: %s runs in %s", tower.spec.spec, tower.runs_in)
+        return tower
 
     def batch_elements_kwargs(self) -> dict[str, int]:
         """Ask for one unit at a time."""

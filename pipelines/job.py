@@ -141,6 +141,7 @@ def open_job(
     if run is None:
         run = _new_run(Index(config.index), digest)
         write_json(run.plan, {**plan, "hash": digest})
+        _log.info("new run %s", run.id)
     else:
         _log.info("going on with the unfinished run %s", run.id)
     for space in spaces.values():

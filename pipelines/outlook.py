@@ -57,7 +57,8 @@ class Outlook:
     def __str__(self) -> str:
         if self.items_per_second is None:
             return f"{self.items:,} items"
-        return f"{shown_seconds(self.seconds or 0.0)} ({self.items:,} items at {self.items_per_second:.3g}/s, {self.basis})"
+        speed = f"{self.items_per_second:,.0f}" if self.items_per_second >= 10 else f"{self.items_per_second:.2g}"
+        return f"{shown_seconds(self.seconds or 0.0)} ({self.items:,} items at {speed}/s, {self.basis})"
 
 
 def shown_seconds(seconds: float) -> str:

@@ -149,7 +149,7 @@ def build_part(part: Part, settings: BuildSettings) -> dict[str, Any]:
         beside = _put_modalities(part, settings, Path(temporary) / "modalities")
     counts = {**asdict(part), "rows": rows, "file": name, **asdict(entry), "beside": beside}
     write_json(done, counts)
-    _log.info("build: %s done: %d items, %d bytes", part.name, rows, entry.size)
+    _log.info("build: %s done: %s products, %s bytes", part.name, f"{rows:,}", f"{entry.size:,}")
     return counts
 
 

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from pipelines import pictures, ranges, storage
 from pipelines.changes import Mask, compare, read_before
+from pipelines.counts import each
 from pipelines.features import Space, content_hash, stored
 from pipelines.ingest import COLUMNS, Rejects
 from pipelines.layout import (
@@ -197,7 +198,7 @@ def plan_partition(partition: Partition, settings: PlanSettings) -> dict[str, An
     write_json(done, counts)
     _log.info(
         "plan: partition %d of %d done: %d products, to encode: %s", partition.number + 1, 1 << partition.bits,
-        counts["products"], ", ".join(f"{count} {modality}s" for modality, count in counts["missing"].items()) or "nothing",
+        counts["products"], each(counts["missing"], "{}s"),
     )  # fmt: skip
     return counts
 

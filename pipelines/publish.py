@@ -149,7 +149,6 @@ def publish_version(
     }  # fmt: skip
     path = storage.join(index.version(version), PUBLISHED_FILE)
     write_json(path, {"version": version, "published": [*read_publications(index, version), entry]})
-    _log.info("published version %s: %d products", version, manifest.items)
     return manifest
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.changes import Changes
+from pipelines.counts import each, moved, shown
 from pipelines.job import Job
 from pipelines.layout import Run, read_json
 from pipelines.prune import Pruned
@@ -76,14 +77,10 @@ class Report:
 
     def lines(self) -> Iterable[str]:
         """Yield the report for a person."""
-        encoded = ", ".join(f"{count:,} {modality}s" for modality, count in self.encoded.items() if count) or "nothing"
-        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {encoded}"
+        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {each(self.encoded, '{}s')}"
         yield from self.catalogue_lines()
         if self.recall is not None:
-            moved = "" if self.moved is None else (
-                f"; {100 * self.moved:.1f} % of the neighbours of {self.probes:,} products moved since the version before"
-            )  # fmt: skip
-            yield f"recall@10 {self.recall:g}{moved}"
+            yield f"recall@10 {self.recall:g}{moved(self.moved, self.probes)}"
         if self.annoy is not None:
             yield f"Annoy: {self.annoy}"
         for name, path in self.paths.items():
@@ -100,9 +97,9 @@ class Report:
             yield f"{self.rows:,} rows in = {self.indexed:,} products indexed + {rejected:,} rejected"
         for name, reasons in (("products", self.rejected), ("fields", self.rejected_fields)):
             if reasons:
-                yield f"rejected {name}: {_counted(reasons)}"
+                yield f"rejected {name}: {shown(reasons)}"
         if len(self.currencies) > 1:
-            yield f"prices in several currencies: {_counted(self.currencies)}; filter by the column currency to compare them"
+            yield f"prices in several currencies: {shown(self.currencies)}; filter by the column currency to compare them"
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row for each stage: its seconds, its rows, and those a second."""
@@ -111,10 +108,6 @@ class Report:
              "rows/s": "" if pace.rows_per_second is None else f"{pace.rows_per_second:,.0f}"}
             for stage, pace in self.stages.items()
         ]  # fmt: skip
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
 
 
 def read_counts(run: Run) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from pipelines import pictures, storage
 from pipelines.build import TREES, build_version
 from pipelines.changes import Changes, comparable
 from pipelines.collect import Collect, mark_collected, uncollected
+from pipelines.counts import shown, sum_rejects, told
 from pipelines.drift import drift_since
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.fuse import Fuse, FuseSettings
@@ -52,20 +53,8 @@ def timed(job: Job, stage: Stage, work: Callable[[], Any]) -> Any:
     counts = work()
     counts["seconds"] = round(time.monotonic() - started, 3)
     write_json(path, counts)
-    _log.info("%s: %s in %.1f s", stage, _describe(counts), counts["seconds"])
+    _log.info("%s: %s; %.1f s", stage, told(stage, counts), counts["seconds"])
     return counts
-
-
-def _describe(counts: Mapping[str, Any]) -> str:
-    parts = []
-    for key, value in counts.items():
-        if key in ("partition_bits", "currencies", "known", "items", "units"):
-            continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            parts.append(f"{value:,} {key}")
-        elif isinstance(value, Mapping) and value and all(isinstance(v, int) for v in value.values()):
-            parts += [f"{v:,} {name} {key}" for name, v in value.items()]
-    return ", ".join(parts) or "done"
 
 
 def ingest(job: Job) -> dict[str, Any]:
@@ -87,7 +76,7 @@ def _ingest(job: Job) -> dict[str, Any]:
         per_shard[piece["shard"]] += piece["rows"]
         currencies.update(piece["currencies"])
     if len(currencies) > 1:
-        _log.warning("prices are in several currencies: %s", _counted(currencies))
+        _log.warning("prices are in several currencies: %s", shown(currencies))
     rows = sum(per_shard.values())
     counts = {
         "rows": rows, "rows_per_shard": [per_shard[shard.index] for shard in job.shards],
@@ -99,10 +88,6 @@ def _ingest(job: Job) -> dict[str, Any]:
     return counts
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
 def _fix_partitions(job: Job, rows: int) -> int:
     bits = partition_bits(rows, min(job.config.partition_rows, PARTITION_ROWS))
     path = job.index.settings
@@ -110,16 +95,6 @@ def _fix_partitions(job: Job, rows: int) -> int:
         bits = max(bits, read_json(path)["partition_bits"])
     write_json(path, {"format": FORMAT, "partition_bits": bits})
     return bits
-
-
-def sum_rejects(elements: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Add up what the elements of a stage rejected: products and fields by reason."""
-    products: Counter[str] = Counter()
-    fields: Counter[str] = Counter()
-    for element in elements:
-        products.update(element["rejected"]["products"])
-        fields.update(element["rejected"]["fields"])
-    return {"rejected": dict(products), "rejected_fields": dict(fields)}
 
 
 def check_reject_rate(job: Job, stages: Iterable[Mapping[str, Any]], rows: int) -> None:
@@ -227,7 +202,7 @@ def _encode(job: Job) -> dict[str, Any]:
     forecast(job)
     for line in [*reencoded(job), shown_total(job.outlook)]:
         _log.info("encode: %s", line)
-    counts: dict[str, Any] = {"items": {}, "truncated": {}, "outlook": {m: told.to_json() for m, told in job.outlook.items()}}
+    counts: dict[str, Any] = {"items": {}, "truncated": {}, "outlook": {m: one.to_json() for m, one in job.outlook.items()}}
     for modality, settings in _encoders(job).items():
         if not missing[modality]:
             continue
@@ -322,8 +297,10 @@ def _build(job: Job, bundle: Bundle, fused: Mapping[str, Any]) -> dict[str, Any]
         max_index_bytes=config.max_index_bytes, flags=job.flags,
     )  # fmt: skip
     drift = drift_since(job.index, manifest)
-    told = {"items": manifest.items, "previous": current, "recall@10": manifest.recall, "annoy": _tuning(job, manifest)}
-    return told | {"probes": drift.probes, "moved_neighbours": drift.moved}
+    return {
+        "items": manifest.items, "previous": current, "recall@10": manifest.recall, "annoy": _tuning(job, manifest),
+        "probes": drift.probes, "moved_neighbours": drift.moved,
+    }  # fmt: skip
 
 
 def _tuning(job: Job, manifest: Manifest) -> str:
@@ -357,6 +334,6 @@ def publish(job: Job) -> dict[str, Any]:
 
 def _publish(job: Job, previous: str | None) -> dict[str, Any]:
     gate(job)
-    publish_version(job.index, job.run.id, previous)
+    manifest = publish_version(job.index, job.run.id, previous)
     finish_run(job.index, job.run)
-    return {"version": job.run.id}
+    return {"version": manifest.id, "products": manifest.items}

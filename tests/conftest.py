@@ -38,7 +38,7 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
-    loggers[0].handlers[:] = [one for one in loggers[0].handlers if not type(one).__module__.startswith("rich.")]
+    loggers[0].handlers[:] = [one for one in loggers[0].handlers if type(one).__module__.startswith("_pytest.")]
 
 
 def jpeg(colour: tuple[int, int, int], seed: int, side: int = 32) -> bytes:
