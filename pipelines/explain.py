@@ -24,6 +24,7 @@ from encoders.fusion import STRUCTURED, Fusion
 from encoders.towers import Tower
 from pipelines import ranges, storage
 from pipelines.bundles import open_at
+from pipelines.compaction import BASE
 from pipelines.explanation import INDEXED, REJECTED_ROW, UNKNOWN, WITHDRAWN, Explanation
 from pipelines.features import Space, part_files
 from pipelines.ingest import COLUMNS, NO_COLUMN
@@ -44,6 +45,7 @@ from pipelines.layout import (
 from pipelines.near_ids import near_ids
 from pipelines.operations import asked_version
 from pipelines.publish import read_current
+from pipelines.rewrite import is_rewritten
 
 NEIGHBOURS = 5
 LOOKED_AT = 100
@@ -98,6 +100,11 @@ class Explainer:
             self._read_vectors(told, item)
         elif any(row["field"] is None for row in told.rejects):
             told.state = REJECTED_ROW
+        elif is_rewritten(self.index, self.manifest.id):
+            if told.source is not None:
+                told.state = WITHDRAWN
+            elif not storage.exists(self.run.plan):
+                told.not_known.append("whether it was withdrawn and taken out of the version: its run alone tells")
         if item is not None or told.source is not None:
             self._read_features(told, keys)
         if item is not None:
@@ -193,9 +200,11 @@ class Explainer:
                     problems = "; ".join(f"{one['reason']}: {one['detail']}" for one in row[REJECTED] or ())
                     state = "present" if row[PRESENT] else "absent"
                     name = path.removeprefix(self.index.root.rstrip("/") + "/")
+                    # A base holds the features of many runs.
+                    run = None if name.endswith(BASE) else name.rsplit("/", 1)[-1].rsplit("-", 1)[0]
                     found.append(
                         {"key": row[KEY].hex(), "state": f"{state}: {problems}" if problems else state, "file": name,
-                         "row": number, "run": name.rsplit("/", 1)[-1].rsplit("-", 1)[0]}
+                         "row": number, "run": run}
                     )  # fmt: skip
         return found
 

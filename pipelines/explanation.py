@@ -19,7 +19,7 @@ class Explanation:
         product_id: the product.
         version: id of the version.
         current: whether that is the version served.
-        state: "indexed", "withdrawn" (its vectors are there, and no answer holds it), "rejected" or "unknown".
+        state: "indexed", "withdrawn" (no answer holds it, and prune may have taken it out), "rejected" or "unknown".
         withdrawn: reason and since, where it is on the list of withdrawn products.
         place: where it is in the version: item, Annoy file and id, file and row of vectors.
         source: shard, row and text, as the run read them.
@@ -56,6 +56,8 @@ class Explanation:
         version = f"version {self.version}" + ("" if self.current else ", which is not the current one")
         if self.state == INDEXED:
             return f"'{self.product_id}' is indexed in {version}"
+        if self.state == WITHDRAWN and self.place is None:
+            return f"'{self.product_id}' was withdrawn, and prune took it out of {version}"
         if self.state == WITHDRAWN:
             return f"'{self.product_id}' is in {version}, but withdrawn: no answer holds it"
         if self.state == REJECTED_ROW:
@@ -103,7 +105,8 @@ def _feature(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     lines = [one["state"] + (", cut at the tower's limit" if one.get("truncated") else "")]
     lines.append(f"by {one['tower']}, {told}" + (f" ({changes})" if changes else ""))
     if "file" in one:
-        lines += [f"key {one['key']}, written by run {one['run']}", f"{one['file']}, row {one['row']}"]
+        by = "kept by prune" if one["run"] is None else f"written by run {one['run']}"
+        lines += [f"key {one['key']}, {by}", f"{one['file']}, row {one['row']}"]
     else:
         lines.append(f"key {one['key']}, space {one['space']}" if "key" in one else f"space {one['space']}")
     yield f"{one['modality']} feature", "\n".join(lines)

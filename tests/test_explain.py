@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import product, write_shards
 from shop_files import publish
@@ -14,8 +15,11 @@ from shop_files import publish
 from pipelines.cli import main
 from pipelines.config import ConfigError
 from pipelines.explain import Explainer
+from pipelines.layout import Index
 from pipelines.near_ids import near_ids
-from pipelines.withdraw import withdraw
+from pipelines.prune import prune
+from pipelines.publish import read_current
+from pipelines.withdraw import undo, withdraw
 
 COUNT = 40
 
@@ -70,8 +74,6 @@ def test_an_indexed_product_is_told_with_all_its_places(made: Path) -> None:
 
 
 def test_the_row_of_a_feature_is_that_of_the_product(made: Path) -> None:
-    import pyarrow.parquet as pq
-
     for one in explain(made, "P00021").features:
         row = pq.read_table(made / one["file"]).slice(one["row"], 1).to_pylist()[0]
         assert (row["product_id"], row["key"].hex()) == ("P00021", one["key"])
@@ -132,6 +134,42 @@ def test_near_ids_ignore_zeros_in_front(made: Path) -> None:
     (items,) = made.glob("versions/*/items-*.arrow")
     assert near_ids("000p00031", str(items))[0] == "P00031"
     assert near_ids("", str(items)) == near_ids("---", str(items)) == []
+
+
+def test_what_prune_took_out_of_a_version_is_told_as_withdrawn(index: Path) -> None:
+    opened = Index(str(index))
+    withdraw(str(index), ["P00012", "Q1"], "burns")
+    assert prune(opened, 1, 0).rewritten == [read_current(opened)]
+    told = explain(index, "P00012")
+    assert (told.state, told.place, told.vectors, told.neighbours, told.found) == ("withdrawn", None, None, [], {})
+    assert told.verdict == f"'P00012' was withdrawn, and prune took it out of version {told.version}"
+    assert (told.source["row"], told.near, told.not_known) == (12, [], [])
+    assert [one["state"] for one in told.features] == ["not in the store", "not in the store"]
+    assert explain(index, "Q1").state == "unknown"
+    assert explain(index, "P00005").state == "rejected"
+    undo(str(index), ["P00012"])
+    assert (explain(index, "P00012").state, explain(index, "P00012").withdrawn) == ("withdrawn", None)
+    shutil.rmtree(opened.runs)
+    told = explain(index, "P00012")
+    assert (told.state, told.not_known[1]) == (
+        "unknown", "whether it was withdrawn and taken out of the version: its run alone tells"
+    )
+
+
+def test_after_prune_the_others_are_told_with_their_places_of_now(index: Path) -> None:
+    withdraw(str(index), ["P00000", "P00012"], None)
+    assert prune(Index(str(index)), 1, 0).compacted
+    for number in (1, 3, 21, 39):
+        told = explain(index, f"P{number:05d}")
+        assert (told.state, told.columns["price"], told.found["vector"]["rank"]) == ("indexed", 5.0 + number, 1)
+        folder = index / "versions" / told.version
+        rows = pq.read_table(folder / told.place["vectors"]).slice(told.place["row"], 1).to_pylist()
+        assert [row["product_id"] for row in rows] == [told.product_id]
+        assert (folder / told.place["annoy"]).is_file()
+        for one in told.features:
+            assert one["run"] is None
+            assert pq.read_table(index / one["file"]).slice(one["row"], 1)["product_id"].to_pylist() == [told.product_id]
+        assert ", kept by prune\nfeatures/" in facts(told)["text feature"]
 
 
 def test_without_the_folder_of_the_run_the_rest_is_told(index: Path) -> None:

@@ -201,6 +201,8 @@ def test_towers_side_by_side_are_one_tower(tmp_path: Path) -> None:
     given = np.repeat(np.repeat(pictures(8, 5), 2, 1), 2, 2)
     tower = load_tower(tmp_path / "tower")
     assert (tower.form, tower.spec) == ("litert", TowerSpec.from_json((tmp_path / "tower" / "tower.json").read_text()))
+    assert tower.runs_in == "LiteRT on the CPU"
+    assert load_tower(tmp_path / "tower", "saved_model").runs_in == "TensorFlow on the CPU, without a GPU"
     features = tower.encode(given)
     np.testing.assert_allclose(features[:, 3:], given.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(features[:, :3], features[:, 3:], atol=1.5)
