@@ -29,13 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from pipelines.config import read_config
 from pipelines.layout import Index, read_json
 from pipelines.sample import write_sample
 from pipelines.schema import ALIASES
+from pipelines.stages import STAGES
 
 CHANGED, KINDS = 0.01, ("title", "picture", "price", "new", "gone")
-STAGES = ("ingest", "plan", "encode", "collect", "fuse", "build", "publish")
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="also print all figures as one line of JSON")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    read_config(None, {"index": str(given.work)})
     if given.catalogue is None:
         write_sample(str(given.work / "sample"), given.products, seed=0)
     kinds = write_days(read_catalogue(given.catalogue or f"{given.work}/sample/*.parquet"), given.work)

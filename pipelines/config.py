@@ -261,8 +261,7 @@ def check(config: Config) -> Config:
         ConfigError: naming the flag, the value and what it may be.
     """
     least = {"max_pictures": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
-             "max_index_bytes": 1,
-             "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
+             "max_index_bytes": 1, "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
              "epochs": 0, "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
     for name, minimum in least.items():
         value = getattr(config, name)

@@ -20,8 +20,8 @@ def sum_rejects(elements: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, in
 
 
 def shown(counts: Mapping[str, int]) -> str:
-    """List counts with their names, the most first."""
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    """List counts with their names, in the order of those."""
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
 
 
 def each(counts: Mapping[str, int], named: str) -> str:

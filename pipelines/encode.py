@@ -30,7 +30,8 @@ from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID
 from pipelines.picture_batches import Findings, batches, one_ahead, read_inside, read_paths
 from pipelines.views import text_maker
 
-PROGRESS_SECONDS = 60.0  # a unit that takes longer says how far it is
+# Units are counted by listing them, so that on a first night of many that is not done after each.
+PROGRESS_SECONDS = 60.0
 TEXTS_AT_ONCE = 1024  # texts sorted by length for the tower; the views of as many are made meanwhile
 
 _log = logging.getLogger(__name__)
@@ -157,6 +158,7 @@ class UnitHandler(ModelHandler[str, Encoded, Tower]):
         """Keep the settings; nothing is loaded before a worker starts."""
         super().__init__()
         self._settings = settings
+        self._counted: float | None = None
 
     def load_model(self) -> Tower:
         """Load the tower, once a worker."""
@@ -181,6 +183,9 @@ class UnitHandler(ModelHandler[str, Encoded, Tower]):
     def _encode(self, unit: str, tower: Tower) -> Encoded:
         settings, before = self._settings, (tower.truncated, tower.seconds)
         started = time.monotonic()
+        if self._counted is None or started - self._counted >= PROGRESS_SECONDS:
+            self._counted = started
+            _log.info("encode: %d of %d %s units are done", settings.done(), settings.units, settings.space.modality)
         work = ranges.read_table(storage.join(settings.run.work(settings.space.modality), f"{unit}.parquet"))
         if settings.space.modality == "text":
             rows, items = encode_texts(work, tower, settings.space)
@@ -206,8 +211,8 @@ def write_unit(encoded: Encoded, settings: EncodeSettings) -> dict[str, Any]:
     Metrics.counter("encode", f"{settings.space.modality}_tower_ms").inc(round(1000 * encoded.seconds[1]))
     whole, tower = encoded.seconds
     _log.info(
-        "encode: unit %d of %d done: %d %s items, %.0f/s, %.0f %% of the time in the tower", settings.done(), settings.units,
-        encoded.items, settings.space.modality, encoded.items / max(whole, 1e-6), 100 * tower / max(whole, 1e-6),
+        "encode: unit %s done: %d %s items, %.0f/s, %.0f %% of the time in the tower", encoded.unit, encoded.items,
+        settings.space.modality, encoded.items / max(whole, 1e-6), 100 * tower / max(whole, 1e-6),
     )  # fmt: skip
     return {"unit": encoded.unit, "items": encoded.items, "truncated": encoded.truncated}
 

@@ -49,7 +49,8 @@ from pipelines.rewrite import is_rewritten
 
 NEIGHBOURS = 5
 LOOKED_AT = 100
-MOST_BITS = 24
+MOST_BITS = 24  # of a partition
+
 
 class Explainer:
     """Explains products of one version; to be closed."""

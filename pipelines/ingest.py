@@ -29,9 +29,9 @@ CHUNK_BYTES = 64 << 20
 CHUNK_ROWS = 131_072
 MAX_ID_BYTES = 4_096
 COLUMNS, NO_COLUMN = "columns", "no column"
-_log = logging.getLogger(__name__)
-
 MOST_CURRENCIES = 50  # of a shard; who has more names something else in that column
+
+_log = logging.getLogger(__name__)
 
 
 def row_schema(kept: pa.Schema) -> pa.Schema:

@@ -134,6 +134,17 @@ def tiny_bundle(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathF
     return write_bundle(folder, tiny_towers, heads, fusion, {}, {}).folder
 
 
+@pytest.fixture(scope="session")
+def unpublished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an index of two versions without encoding anything, none of them current."""
+    from version_maker import draw_products, make_version
+
+    root = tmp_path_factory.mktemp("unpublished")
+    make_version(root, "v1", draw_products(30))
+    make_version(root, "v2", draw_products(40), sequence=2, previous="v1")
+    return root
+
+
 @pytest.fixture
 def config(tmp_path: Path, tiny_bundle: Path) -> MakeConfig:
     """Return a function that makes the configuration of a run below the test's own folder."""

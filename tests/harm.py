@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from conftest import product, write_shards
 
 from catalogue_lookup import Hit, open_index
+from pipelines.config import read_config
 from pipelines.layout import Index, read_json
 from pipelines.operations import verify
 from pipelines.publish import read_current
+from pipelines.run import Report, run
 
 # What differs between two versions of the same content: names, times, and the place in the order.
 _OWN = ("id", "created", "hash", "measured", "previous", "sequence")
@@ -122,3 +125,15 @@ def answers(index: Path, titles: Iterable[str] = ("red shirt", "blue shirt numbe
     with open_index(index) as opened:
         hits = [opened.search(text=title, k=5) for title in titles]
         return opened.version, [*hits, opened.search(product_id="P00030", k=5, where="price < 100")]
+
+
+def night(folder: Path, bundle: Path, catalogue: Path, **settings: Any) -> Report:
+    """Bring a catalogue of hostile rows into an index below a folder, whatever it rejects."""
+    flags = {"index": str(folder / "index"), "catalogue": [str(catalogue)], "bundle": str(bundle), "trees": 5}
+    return run(read_config(None, flags | {"max_reject_rate": 1.0, "min_recall": 0.0} | settings))
+
+
+def indexed(folder: Path, report: Report) -> dict[str, dict[str, Any]]:
+    """Return what is indexed, by product id."""
+    files = sorted((folder / "index" / "versions" / report.version / "vectors").glob("*.parquet"))
+    return {row["product_id"]: row for path in files for row in pq.read_table(path).to_pylist()}
