@@ -144,20 +144,19 @@ def test_annoy_files_are_hardly_smaller_than_estimated_and_not_larger(tmp_path: 
         assert 0.6 * estimated < size <= estimated
 
 
-def choose(drawn: tuple[Products, tuple[VectorsFile, ...]], sample: Sample, folder: Path, recall: float = 0.9) -> Choice:
+def choose(products: Products, sample: Sample) -> Choice:
     """Choose trees for scattered products."""
-    wanted = ChosenFor(2000, recall, None)
-    return tuning.choose(sample, TREES, wanted, "angular", DIMENSION, lambda trees, path: build_at(drawn[0], trees, path))
 
+    def build_at(trees: int, path: Path) -> None:
+        build(products, trees, path)
 
-def build_at(products: Products, trees: int, path: Path) -> None:
-    build(products, trees, path)
+    return tuning.choose(sample, TREES, ChosenFor(2000, 0.9, None), "angular", DIMENSION, build_at)
 
 
 def test_the_least_work_is_chosen_and_more_trees_only_where_they_save(
-    drawn: tuple[Products, tuple[VectorsFile, ...]], sample: Sample, tmp_path: Path
+    drawn: tuple[Products, tuple[VectorsFile, ...]], sample: Sample
 ) -> None:
-    choice = choose(drawn, sample, tmp_path)
+    choice = choose(drawn[0], sample)
     works = {trial.trees: trial.work for trial in choice.trials}
     assert list(works) == list(TREES[: len(works)])
     assert all(trial.recall >= 0.9 for trial in choice.trials)
@@ -167,7 +166,7 @@ def test_the_least_work_is_chosen_and_more_trees_only_where_they_save(
         f"least work for recall@10 0.9 of {', '.join(map(str, works))}, {works[fewest]:,.0f} comparisons a query on 2,000 "
         "products"
     )
-    again = choose(drawn, sample, tmp_path)
+    again = choose(drawn[0], sample)
     assert [(t.trees, t.search_k, t.recall, t.work) for t in again.trials] == [
         (t.trees, t.search_k, t.recall, t.work) for t in choice.trials
     ]
