@@ -62,6 +62,12 @@ def test_an_opened_bundle_is_what_was_written(write: MakeBundle, towers: dict[st
     assert copied.read_bytes() == (towers["text"] / "model.tflite").read_bytes()
 
 
+def test_a_bundle_whose_crossed_languages_have_no_names_is_opened(write: MakeBundle) -> None:
+    folder = write(views=VIEWS | {"text": Views(2, cross_language=("en", "zh"))}).folder
+    assert json.loads((folder / "bundle.json").read_text("utf-8"))["views"]["text"]["cross_language"] is True
+    assert open_bundle(folder).views["text"].cross_language == ("en", "zh")
+
+
 def test_the_same_parts_give_the_same_bytes_wherever_they_are_written(write: MakeBundle) -> None:
     first, second = write("here"), write("there")
     assert first.hash == second.hash
