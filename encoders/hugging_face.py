@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.conversion import PictureNetwork, TextNetwork
+from encoders.integrity import hash_file
 from encoders.tower_spec import Decoding, TowerError
-from encoders.weights import WeightsError, combine_hashes, hash_file
+from encoders.weights import WeightsError, combine_hashes
 
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 WEIGHTS_INDEX = "model.safetensors.index.json"

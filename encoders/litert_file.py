@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from encoders.integrity import hash_file
 from encoders.tower_spec import LITERT, TowerError, TowerSpec
-from encoders.weights import WeightsError, combine_hashes, hash_file
+from encoders.weights import WeightsError, combine_hashes
 
 BATCH = 32
 TAKEN = (np.uint8, np.int8, np.float32)
