@@ -180,6 +180,8 @@ def _differences(index: Index, space: Space, old: str, towers: tuple[str, str]) 
     if before["weights"] != space.weights:
         names = [_tower(tower) for tower in towers]
         told.append(f"tower {names[1]} in place of {names[0]}" if len(set(names)) > 1 else f"other weights of tower {names[1]}")
+    if before.get("decoding") != space.decoding:
+        told.append("another decoding of pictures")
     fields = _fields(space.views, Views.from_json(before["views"]))
     return [*told, *(f"{name} {_shown(mine)} in place of {_shown(theirs)}" for name, mine, theirs in fields)]
 
