@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
+from conftest import least_cosine
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -33,12 +34,6 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 def golden(real_data: Path) -> Path:
     """Return the folder of tiny random models with the answers of `transformers`."""
     return real_data / "golden"
-
-
-def least_cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
-    """Give the least cosine between rows."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
 def decoded(golden: Path, side: int, decoding: Decoding) -> npt.NDArray[np.uint8]:

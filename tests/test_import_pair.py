@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import product, write_shards
+from conftest import least_cosine, product, write_shards
 from PIL import Image
-from test_hugging_face import decoded, least_cosine
+from test_hugging_face import decoded
 
 from catalogue_lookup import open_index
 from encoders.bundle import open_bundle

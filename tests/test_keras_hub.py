@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import sentencepiece
 import tensorflow as tf
-from test_hugging_face import least_cosine
+from conftest import least_cosine
 
 from encoders import keras_hub_backbone
 from encoders.presets import build_tower

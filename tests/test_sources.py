@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
+from conftest import least_cosine
 from safetensors.numpy import save_file
-from test_hugging_face import least_cosine
 
 from encoders import conversion, efficientnet_lite, hugging_face, keras_application, resnext
+from encoders.integrity import hash_file
 from encoders.presets import build_tower
 from encoders.sources import read_source, split_specs
 from encoders.tower_spec import Decoding, TowerError, TowerSpec
 from encoders.towers import load_tower
-from encoders.weights import WeightsError, hash_file
+from encoders.weights import WeightsError
 
 
 def pictures(side: int, count: int = 2) -> npt.NDArray[np.uint8]:
