@@ -34,7 +34,8 @@ from encoders.integrity import (
     verify_files,
 )
 from encoders.pooling import PoolingError, Views
-from encoders.towers import SPEC_FILE, Tower, TowerError, TowerSpec, load_tower
+from encoders.tower_spec import SPEC_FILE, TowerError, TowerSpec
+from encoders.towers import Tower, load_tower
 
 FORMAT = 1
 BUNDLE_FILE = "bundle.json"

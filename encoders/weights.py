@@ -27,6 +27,11 @@ class WeightsError(ValueError):
     """A weights file is missing, is not the one that was pinned, or cannot be read."""
 
 
+def reason_of(error: Exception) -> str:
+    """Return the first line of what a library says of an error, or the error's type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def package_folder(package: str, module: str) -> Path:
     """Locate an installed package's files without importing it.
 

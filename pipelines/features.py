@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from encoders.pooling import Views
-from encoders.towers import TowerSpec
+from encoders.tower_spec import TowerSpec
 from pipelines import ranges, storage
 from pipelines.layout import (
     FEATURE,

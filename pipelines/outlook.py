@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from encoders.pooling import Views
-from encoders.towers import SPEC_FILE, Tower
+from encoders.tower_spec import SPEC_FILE
+from encoders.towers import Tower
 from pipelines import ranges, storage
 from pipelines.encode import EncodeSettings, encode_pictures, encode_texts
 from pipelines.features import Space

@@ -17,7 +17,7 @@ from typing import Any
 
 from encoders.bundle import Bundle, write_bundle
 from encoders.presets import build_tower
-from encoders.towers import Modality, TowerSpec
+from encoders.tower_spec import Modality, TowerSpec
 from encoders.training import TrainingSettings, train_heads
 from pipelines import stages, storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at

@@ -298,6 +298,15 @@ def test_options_say_how_items_are_prepared_and_make_another_space(golden: Path,
     assert padded.weights_hash != usual.weights_hash
 
 
+def test_an_option_that_a_network_does_not_have_is_refused(golden: Path) -> None:
+    spec = f"hf:{golden / 'clip'}"
+    for modality, option in (("picture", "pooling=mean"), ("text", "pooling=mean"), ("text", "tokens=5")):
+        load: Any = load_picture_network if modality == "picture" else load_text_network
+        name = option.partition("=")[0]
+        with pytest.raises(TowerError, match=f"clip is a model of type 'clip', which has no option '{name}': leave it away$"):
+            load(read_source(f"{spec}?{option}", modality))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -98,6 +98,7 @@ def test_a_keras_applications_size_is_its_own_where_none_is_given(
             WeightsError,
             r"^weights file .* has sha256 \w{64} instead of 00: give the",
         ),
+        ("MobileNet?sha256=00", ApplicationError, r"^sha256 is that of a file: name it, as in keras:MobileNet\?weights="),
         (
             "MobileNet?weights=W&alpha=0.5&side=64",
             WeightsError,

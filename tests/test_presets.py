@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from encoders.presets import build_tower
-from encoders.towers import TowerError, TowerSpec, load_tower
+from encoders.tower_spec import TowerError, TowerSpec
+from encoders.towers import load_tower
 
 
 @pytest.mark.parametrize(

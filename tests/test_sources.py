@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 from conftest import least_cosine
+from PIL import Image
 from safetensors.numpy import save_file
 
 from encoders import conversion, efficientnet_lite, hugging_face, keras_application, resnext
@@ -138,6 +139,12 @@ def test_a_litert_file_of_floats_needs_to_be_told_how_pixels_become_those(tmp_pa
     np.testing.assert_allclose(load_tower(tmp_path / "tower").encode(given), expected, atol=1e-5)
 
 
+def test_a_litert_file_of_bytes_takes_pixels_as_they_are(tmp_path: Path) -> None:
+    path = litert_file(tmp_path / "model.tflite", tf.uint8)
+    with pytest.raises(TowerError, match=r"model\.tflite takes uint8, pixels as they are: leave the options mean and std away$"):
+        build_tower(f"tflite:{path}?std=2", "picture", tmp_path / "tower")
+
+
 def test_a_litert_file_that_is_no_tower_is_refused(tmp_path: Path) -> None:
     (tmp_path / "junk.tflite").write_bytes(b"junk" * 10)
     with pytest.raises(TowerError, match=r"junk\.tflite is no LiteRT model \(.*\): name a \.tflite file$"):
@@ -199,12 +206,18 @@ def test_towers_side_by_side_are_one_tower(tmp_path: Path) -> None:
     assert split_specs(f"{small},{large}") == [small, large]
     built = build_tower(f"{small},{large}", "picture", tmp_path / "tower")
     assert (built.dimension, built.side, built.forms, built.parts) == (6, 16, ("litert", "saved_model"), 2)
-    given = np.repeat(np.repeat(pictures(8, 5), 2, 1), 2, 2)
+    given, noise = np.repeat(np.repeat(pictures(8, 5), 2, 1), 2, 2), pictures(16, 3)
     tower = load_tower(tmp_path / "tower")
     assert (tower.form, tower.spec) == ("litert", TowerSpec.from_json((tmp_path / "tower" / "tower.json").read_text()))
     features = tower.encode(given)
     np.testing.assert_allclose(features[:, 3:], given.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(features[:, :3], features[:, 3:], atol=1.5)
+    bilinear = [f"{spec}?resample=bilinear" for spec in (small, large)]
+    build_tower(",".join(bilinear), "picture", tmp_path / "bilinear")
+    shrunk = np.stack([np.asarray(Image.fromarray(picture).resize((8, 8), Image.Resampling.BILINEAR)) for picture in noise])
+    found = load_tower(tmp_path / "bilinear").encode(noise)
+    np.testing.assert_allclose(found[:, :3], shrunk.mean((1, 2)), rtol=1e-5)
+    assert not np.allclose(tower.encode(noise)[:, :3], found[:, :3], atol=0.01)
     one = build_tower(large, "picture", tmp_path / "one")
     assert one.weights_hash != built.weights_hash
     with pytest.raises(TowerError, match=r"^towers side by side see the same pixels, but these decode pictures otherwise \("):
@@ -220,12 +233,18 @@ def test_towers_side_by_side_are_one_tower(tmp_path: Path) -> None:
         ("hf:x?crop_ratio=0", "picture", r"^tower 'hf:x\?crop_ratio=0': crop_ratio is a number above 0 and at most 1$"),
         ("hf:x?crop_ratio=y", "picture", r"^tower 'hf:x\?crop_ratio=y': crop_ratio is a number above 0 and at most 1$"),
         ("hf:x?prefix=y", "picture", r"^tower .* has the option 'prefix', which is unknown: known are batch, crop_ratio, fit, "),
+        ("hf:x?tokens=5", "picture", r"^tower .* has the option 'tokens', which is unknown: known are .*, pooling, resample$"),
+        ("keras-hub:x?side=5", "text", r"^tower .* has the option 'side', which is unknown: known are batch, form, pooling, "),
         ("tflite:x", "text", r"^tower 'tflite:x' encodes a picture, not a text: name another one$"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused(spec: str, modality: Any, message: str) -> None:
     with pytest.raises(TowerError, match=message):
         read_source(spec, modality)
+
+
+def test_options_are_read_as_those_of_an_address() -> None:
+    assert read_source("keras:VGG16?weights=a%20b%26c.h5", "picture").options == {"weights": "a b&c.h5"}
 
 
 def test_texts_get_the_case_and_punctuation_that_a_network_was_trained_with() -> None:
