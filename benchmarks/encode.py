@@ -1,6 +1,6 @@
 """Measures the encode stage against the bare tower, and against RunInference as Beam's documentation shows it.
 
-    python benchmarks/encode.py [--pictures N] [--catalogue 'shop/*.parquet'] [--rounds N]
+    python -m benchmarks.encode [--pictures N] [--catalogue 'shop/*.parquet'] [--rounds N]
 
 stage     units of work to written features: the Beam stage of a run, on planned work
 limit     the same tower over the same pictures, which lie in memory, decoded in threads; nothing else

@@ -1,6 +1,6 @@
 """Measures what a night costs on which one product in a hundred changed, next to the full run.
 
-    python benchmarks/incremental.py --work DIR [--catalogue 'fashion/*.parquet'] [--bundle DIR] [--nights N]
+    python -m benchmarks.incremental --work DIR [--catalogue 'fashion/*.parquet'] [--bundle DIR] [--nights N]
 
 The catalogue (by default the drawn sample) is written twice as Parquet with the pictures inside: the second time one
 product in a hundred differs, a fifth each by title, picture and price, a fifth is new and a fifth gone. Each figure is

@@ -1,8 +1,8 @@
 """Measures queries with minus and queries with weights of their own, on an index of a public fashion catalogue.
 
     catalogue-index run --catalogue 'fashion/*.parquet' --index DIR
-    python benchmarks/lookup.py minus   --index DIR
-    python benchmarks/lookup.py weights --index DIR [--version ID]
+    python -m benchmarks.lookup minus   --index DIR
+    python -m benchmarks.lookup weights --index DIR [--version ID]
 
 `minus` asks "<kind>" minus "<colour>", and for products like one minus its colour, and counts the colour and the kind
 among the first ten answers for several coefficients. `weights` compares the first ten answers with those of looking at

@@ -1,7 +1,7 @@
 """Measures search on products that training never saw, from a catalogue to its published vectors.
 
-    python benchmarks/quality.py sample  --work DIR [--products N]
-    python benchmarks/quality.py fashion --work DIR --catalogue 'fashion/*.parquet'
+    python -m benchmarks.quality sample  --work DIR [--products N]
+    python -m benchmarks.quality fashion --work DIR --catalogue 'fashion/*.parquet'
 
 A fifth of the products, by the hash of their ids, is held out of training (`train --holdout 0.2`); queries are
 answered among those alone. `sample` asks "<colour> <type>" in English and Chinese and counts how many of the first
@@ -35,6 +35,7 @@ from pipelines.training_features import hash_share
 from transforms.shop_words import LANGUAGES, ShopWords
 
 HOLDOUT = 0.2
+ROLES = ("colour", "audience", "kind")  # of a phrase about fashion
 
 
 def raw_pixel_tower(folder: Path) -> str:
@@ -151,7 +152,7 @@ def measure_fashion(work: Path, catalogue: str, languages: Sequence[str]) -> Non
     relevant = relevant_to(columns, combined)
     print(f"  {len(combined)} phrases '<colour> <sex> <kind>', nDCG@10:")
     for language in LANGUAGES:
-        scores = unseen.scores([ask(("colour", "audience", "kind"), values, language, words) for values in combined])
+        scores = unseen.scores([ask(ROLES, values, language, words) for values in combined])
         show(language, partial(ndcg_at_10, relevant=relevant), scores)
 
 

@@ -13,13 +13,12 @@ that nobody lists:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from encoders.integrity import FileEntry, IntegrityError, hash_content, read_entries
+from encoders.integrity import FileEntry, IntegrityError, SealedJson, read_entries
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
@@ -34,6 +33,9 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 
 class ManifestError(IntegrityError):
     """A manifest cannot be read; the message names it."""
+
+
+_SEALED = SealedJson("manifest of an index", FORMAT, ManifestError, "copy the version again")
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Write the manifest as JSON, with the hash of its own content."""
-        content = {"format": FORMAT, **asdict(self)}
-        content["hash"] = hash_content(content)
-        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+        return _SEALED.write(asdict(self))
 
 
 def parse_current(data: bytes, path: str) -> str:
@@ -186,17 +186,8 @@ def read_manifest(data: bytes, path: str) -> Manifest:
     Raises:
         ManifestError: it is of a newer format, truncated or altered.
     """
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise ManifestError(f"{path} is not whole JSON ({error}): it is truncated or altered; copy the version again") from None
-    number = content.pop("format", None) if isinstance(content, dict) else None
-    if number != FORMAT:
-        if isinstance(number, int) and number > FORMAT:
-            raise ManifestError(f"{path} has format {number}, but this catalogue-index reads {FORMAT}: install a newer one")
-        raise ManifestError(f"{path} is no manifest of an index: it gives the format {number}")
-    if content.pop("hash", None) != hash_content({"format": number, **content}):
-        raise ManifestError(f"{path} is altered: its content has another hash than it says; copy the version again")
+    content = _SEALED.read(data, path)
+    del content["format"], content["hash"]
     missing = {field.name for field in fields(Manifest)} ^ set(content)
     if missing:
         raise ManifestError(f"{path} does not have the fields of format {FORMAT} ({', '.join(sorted(missing))}): build it again")

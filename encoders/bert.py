@@ -18,6 +18,7 @@ import tensorflow_text
 
 from encoders.conversion import TextNetwork
 from encoders.hugging_face import Folder
+from encoders.tensors import MASKED, pool_tokens, within
 from encoders.tokenizer_files import read_tokenizer
 from encoders.tower_spec import TowerError
 from encoders.weights import WeightsError, combine_hashes, hash_bytes, package_folder, read_safetensors, read_verified
@@ -37,7 +38,6 @@ FOLDER_RECIPE = "bert folder, 1"
 MINILM_TOKEN_LIMIT = 256
 WORD_LIMIT = 100  # characters; a longer word is unknown
 UNKNOWN, BEGIN, END = "[UNK]", "[CLS]", "[SEP]"
-MASKED = -1e9
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 DISTILLED = {
     "attention.q_lin": "attention.self.query", "attention.k_lin": "attention.self.key",
@@ -225,7 +225,7 @@ def features(
     """Encode texts: ids int32[B, L], padded anyhow, and lengths int32[B] -> float32[B, D], unit norm."""
     epsilon, heads = float(settings["layer_norm_eps"]), settings["num_attention_heads"]
     positions = tf.range(tf.shape(ids)[1])
-    mask = tf.cast(tf.expand_dims(positions, 0) < tf.expand_dims(lengths, 1), tf.float32)
+    mask = tf.cast(within(lengths, tf.shape(ids)[1]), tf.float32)
     masked = tf.expand_dims(tf.expand_dims((1.0 - mask) * MASKED, 1), 1)
 
     def normalise(x: tf.Tensor, name: str) -> tf.Tensor:
@@ -244,16 +244,7 @@ def features(
         )
         wide = _activate(_dense(w, x, f"{name}.intermediate.dense"), settings.get("hidden_act", "gelu"))
         x = normalise(_dense(w, wide, f"{name}.output.dense") + x, f"{name}.output.LayerNorm")
-    vector = _pool(x, tf.expand_dims(mask, 2), lengths, settings.get("pooling", "mean"))
-    return vector * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(vector), 1, keepdims=True), 1e-24))
-
-
-def _pool(x: tf.Tensor, mask: tf.Tensor, lengths: tf.Tensor, pooling: str) -> tf.Tensor:
-    if pooling == "cls":
-        return x[:, 0]
-    if pooling == "max":
-        return tf.reduce_max(x + (1.0 - mask) * MASKED, 1)
-    return tf.reduce_sum(x * mask, 1) / tf.expand_dims(tf.cast(lengths, tf.float32), 1)
+    return pool_tokens(x, lengths, settings.get("pooling", "mean"))
 
 
 def _activate(x: tf.Tensor, activation: str) -> tf.Tensor:

@@ -25,6 +25,7 @@ from encoders.fusion import Fusion, FusionError
 from encoders.heads import Head, HeadError
 from encoders.integrity import (
     IntegrityError,
+    SealedJson,
     Verify,
     describe_file,
     files_below,
@@ -33,7 +34,8 @@ from encoders.integrity import (
     verify_files,
 )
 from encoders.pooling import PoolingError, Views
-from encoders.towers import SPEC_FILE, Tower, TowerError, TowerSpec, load_tower
+from encoders.tower_spec import SPEC_FILE, TowerError, TowerSpec
+from encoders.towers import Tower, load_tower
 
 FORMAT = 1
 BUNDLE_FILE = "bundle.json"
@@ -121,20 +123,13 @@ def read_listing(data: bytes, path: str) -> dict[str, Any]:
         BundleError: it is of a newer format, truncated or altered.
     """
     try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise BundleError(f"{path} is not JSON ({error}): copy the bundle again") from None
-    number = content.get("format") if isinstance(content, dict) else None
-    if number != FORMAT:
-        raise BundleError(f"{path} has format {number}; this version reads format {FORMAT}: install a newer one")
-    try:
+        content = _SEALED.read(data, path)
         # Bundles written by earlier versions of this package have no hash of their figures.
-        figures = content.get("training_hash")
-        if content["hash"] != _hash_of(content) or figures not in (None, hash_content(content["training"])):
-            raise BundleError(f"{path} is altered: its content has another hash than it says; copy the bundle again")
+        if content.get("training_hash") not in (None, hash_content(content["training"])):
+            raise BundleError(f"{path} is altered: its content has another hash than it says; {_SEALED.remedy}")
     except (KeyError, TypeError, AttributeError) as error:
         raise _lacking(path, error) from error
-    return dict(content)
+    return content
 
 
 def _lacking(path: Path | str, error: Exception) -> BundleError:
@@ -246,7 +241,6 @@ def write_bundle(
         if structured is not None:
             shutil.copytree(structured, temporary / STRUCTURED_FOLDER, copy_function=shutil.copyfile)
         content: dict[str, Any] = {
-            "format": FORMAT,
             "towers": {modality: json.loads(spec.to_json()) for modality, spec in specs.items()},
             "fusion": fusion.to_json(),
             "views": {modality: views[modality].to_json() for modality in specs},
@@ -255,11 +249,9 @@ def write_bundle(
             "dimension": fusion.dimension(next(iter(heads.values())).dimension_out),
             "files": {name: asdict(describe_file(path)) for name, path in files_below(temporary)},
         }
-        content["hash"] = _hash_of(content)
-        # Not sorted: the order of modalities is that of concatenation.
-        (temporary / BUNDLE_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (temporary / BUNDLE_FILE).write_bytes(_SEALED.write(content))
         temporary.chmod(0o755)
-        _move(temporary, folder, content["hash"])
+        _move(temporary, folder, _hash_of({"format": FORMAT, **content}))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_bundle(folder)
@@ -288,3 +280,6 @@ def _hash_of(content: Mapping[str, Any]) -> str:
     }
     told["fusion"] = {**told["fusion"], "order": list(told["fusion"]["weights"])}
     return hash_content(told)
+
+
+_SEALED = SealedJson("bundle", FORMAT, BundleError, "copy the bundle again", _hash_of)

@@ -19,6 +19,7 @@ import tensorflow as tf
 from encoders import open_clip
 from encoders.conversion import PictureNetwork, TextNetwork
 from encoders.hugging_face import Arrays, Folder, read_pixels
+from encoders.tensors import padded, unit
 from encoders.tokenizer_files import begins, check_end, read_tokenizer, token_id
 from encoders.tower_spec import TextForm, TowerError
 from encoders.weights import WeightsError
@@ -257,18 +258,6 @@ def siglip_text_features(side: Side, padding: int, begun: bool) -> Any:
         return unit(encoder({"token_ids": padded(ids, lengths, limit, padding)}, training=False))
 
     return features
-
-
-def padded(ids: tf.Tensor, lengths: tf.Tensor, limit: int, padding: int) -> tf.Tensor:
-    """Fill ids int32[B, L] beyond their lengths, and up to `limit`, with one id: int32[B, limit]."""
-    wide = tf.pad(ids, [[0, 0], [0, limit]])[:, :limit]
-    real = tf.expand_dims(tf.range(limit), 0) < tf.expand_dims(lengths, 1)
-    return tf.ensure_shape(tf.where(real, wide, padding), [None, limit])
-
-
-def unit(vectors: tf.Tensor) -> tf.Tensor:
-    """Bring vectors float32[B, D] to unit norm."""
-    return vectors * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(vectors), 1, keepdims=True), 1e-24))
 
 
 def _end_of_clip(side: Side, content: bytes) -> int:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from encoders.tower_spec import Decoding, TextForm
+from encoders.weights import reason_of
 
 MAX_COSINE_DISTANCE, MAX_STRETCH = 1e-6, 1e-3
 
@@ -163,8 +164,7 @@ def convert(saved_model: Path) -> bytes:
     try:
         model: bytes = converter.convert()
     except Exception as error:  # the converter raises a type of its own and bare Exceptions
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConversionError(f"{saved_model} cannot be converted to LiteRT: {reason}") from error
+        raise ConversionError(f"{saved_model} cannot be converted to LiteRT: {reason_of(error)}") from error
     refuse_variables(model)
     return model
 

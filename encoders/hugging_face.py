@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.conversion import PictureNetwork, TextNetwork
-from encoders.tower_spec import Decoding, TowerError
-from encoders.weights import WeightsError, combine_hashes, hash_file
+from encoders.integrity import hash_file
+from encoders.tower_spec import Decoding, Resample, TowerError
+from encoders.weights import WeightsError, combine_hashes
 
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -37,7 +38,7 @@ READ = (
 )  # fmt: skip
 BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert")
 CONVERTED = ("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit")
-PILLOW_FILTERS = {2: "bilinear", 3: "bicubic"}
+PILLOW_FILTERS: Mapping[int, Resample] = {2: "bilinear", 3: "bicubic"}
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -128,17 +129,19 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
     """Build the network for pictures of a folder.
 
     Raises:
-        TowerError: there is none, or of a kind that is unknown here.
+        TowerError: there is none, or of a kind that is unknown here, or has no such option.
         WeightsError: the weights are missing, or do not fit.
     """
     folder = Folder.open(name)
     if is_clip(folder):
         from encoders import clip
 
+        _refuse(folder, options)
         return clip.picture_network(folder)
     if folder.kind.startswith("resnext50_32x4d"):
         from encoders import resnext
 
+        _refuse(folder, options)
         return resnext.picture_network(folder)
     if folder.kind in (*CONVERTED, "metaclip_2") or "architecture" in folder.config:
         from encoders import keras_hub_backbone
@@ -157,6 +160,7 @@ def text_network(name: str, options: Mapping[str, str]) -> TextNetwork:
     if is_clip(folder):
         from encoders import clip
 
+        _refuse(folder, options)
         return clip.text_network(folder)
     if folder.kind in BERT_LIKE:
         from encoders import bert
@@ -170,6 +174,12 @@ def text_network(name: str, options: Mapping[str, str]) -> TextNetwork:
         f"{name} is a model of type '{folder.kind}', of which no text tower is made: known are clip, siglip, metaclip_2, "
         f"{', '.join(BERT_LIKE)}"
     )
+
+
+def _refuse(folder: Folder, options: Mapping[str, str]) -> None:
+    """Raise TowerError for options of a network that is used as it was trained, and has none."""
+    if options:
+        raise TowerError(f"{folder.path} is a model of type '{folder.kind}', which has no option '{min(options)}': leave it away")
 
 
 def is_clip(folder: Folder) -> bool:
@@ -206,12 +216,13 @@ def read_pixels(folder: Folder, side: int, mean: Sequence[float], std: Sequence[
     Raises:
         TowerError: the pictures are prepared for another size than the network takes.
     """
+    resample: Resample
     timm = folder.config.get("pretrained_cfg")
     if isinstance(timm, dict):
         ratio = float(timm.get("crop_pct", 0.875))
         resample = "bicubic" if timm.get("interpolation") == "bicubic" else "bilinear"
-        return Pixels(side, tuple(timm.get("mean", mean)), tuple(timm.get("std", std)),
-                      Decoding("crop", resample, ratio))  # type: ignore[arg-type]  # fmt: skip
+        decoding = Decoding("crop", resample, ratio)
+        return Pixels(side, tuple(timm.get("mean", mean)), tuple(timm.get("std", std)), decoding)
     found = folder.json("preprocessor_config.json")
     resample = PILLOW_FILTERS.get(found.get("resample", 3), "bicubic")
     if found.get("do_normalize", True):
@@ -223,8 +234,8 @@ def read_pixels(folder: Folder, side: int, mean: Sequence[float], std: Sequence[
         raise TowerError(
             f"{folder.path} prepares pictures of {given} pixels (preprocessor_config.json) for a network that takes {side}"
         )
-    fit, ratio = ("stretch", 1.0) if shortest is None else ("crop", given / max(shortest, given))
-    return Pixels(side, tuple(mean), tuple(std), Decoding(fit, resample, ratio))  # type: ignore[arg-type]
+    decoding = Decoding("stretch", resample) if shortest is None else Decoding("crop", resample, given / max(shortest, given))
+    return Pixels(side, tuple(mean), tuple(std), decoding)
 
 
 def prepared_side(folder: Folder) -> tuple[int, int | None] | None:

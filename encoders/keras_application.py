@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from encoders.conversion import PictureNetwork
-from encoders.weights import WeightsError, combine_hashes, hash_arrays, read_verified
+from encoders.weights import WeightsError, combine_hashes, hash_arrays, read_verified, reason_of
 
 POOLINGS = ("avg", "max")
 GIVEN = {"include_top", "weights", "input_tensor", "input_shape", "pooling"}
@@ -36,7 +36,7 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
             it as JSON values.
 
     Raises:
-        ApplicationError: for a name or an option that is unknown.
+        ApplicationError: for a name or an option that is unknown, or has nothing to be of.
         WeightsError: for a weights file that is missing, altered, or does not fit.
     """
     application = getattr(keras.applications, name, None)
@@ -82,9 +82,8 @@ def _with_imagenet(name: str, application: Any, given: Mapping[str, Any]) -> ker
     try:
         return application(weights="imagenet", **given)
     except Exception as error:  # what the network, h5py and Keras raise
-        reason = str(error).strip().splitlines()[0]
         raise WeightsError(
-            f"Keras has no ImageNet weights of {name} here and cannot download them ({reason}): name a file, as in "
+            f"Keras has no ImageNet weights of {name} here and cannot download them ({reason_of(error)}): name a file, as in "
             f"keras:{name}?weights=<file>"
         ) from error
 
@@ -93,15 +92,16 @@ def _load_weights(model: keras.Model, name: str, path: Path) -> None:
     try:
         model.load_weights(path)
     except Exception as error:  # Keras and h5py raise whatever a foreign file makes them
-        reason = str(error).strip().splitlines()[0]
         raise WeightsError(
-            f"weights file {path} does not fit {name} without its top ({reason}): "
+            f"weights file {path} does not fit {name} without its top ({reason_of(error)}): "
             "give the file for include_top=False"
         ) from error
 
 
 def _verified_file(name: str, options: Mapping[str, str]) -> Path | None:
     if "weights" not in options:
+        if "sha256" in options:
+            raise ApplicationError(f"sha256 is that of a file: name it, as in keras:{name}?weights=<file>&sha256=<hex>")
         return None
     path = Path(options["weights"])
     if not path.is_file():

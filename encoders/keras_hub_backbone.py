@@ -15,18 +15,17 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from encoders.clip import padded, unit
 from encoders.conversion import PictureNetwork, TextNetwork
 from encoders.hugging_face import Folder, prepared_side, read_pixels
+from encoders.tensors import padded, pool_tokens, unit, within
 from encoders.tokenizer_files import begins, clip_file, roberta_file, wordpiece_file
-from encoders.tower_spec import Decoding, TextForm, TowerError
-from encoders.weights import combine_hashes, hash_arrays
+from encoders.tower_spec import Decoding, Fit, Resample, TextForm, TowerError
+from encoders.weights import combine_hashes, hash_arrays, reason_of
 
 # Whatever changes a feature and is not in the weights: to be changed with the arithmetic below.
 RECIPE = "keras hub backbone, 1"
 
 DEFAULT_SIDE = 224
-MASKED = -1e9
 USUAL = ((0.5,) * 3, (0.5,) * 3)
 
 
@@ -35,9 +34,9 @@ def load_backbone(name: str, **options: Any) -> Any:
     try:
         return keras_hub.models.Backbone.from_preset(name, dtype="float32", **options)
     except Exception as error:  # whatever KerasHub, Keras, h5py, safetensors and the network raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TowerError(
-            f"KerasHub cannot load '{name}' ({reason}): name a preset of KerasHub, which it downloads, or a preset's folder"
+            f"KerasHub cannot load '{name}' ({reason_of(error)}): name a preset of KerasHub, which it downloads, or a preset's "
+            "folder"
         ) from error
 
 
@@ -58,15 +57,15 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
         raise TowerError(f"the preset '{name}' has no image converter, which says how pixels are prepared") from error
     side = _side(backbone, converter, options)
     scale, offset = (np.asarray(part, np.float32) for part in (converter.scale or 1.0, converter.offset or 0.0))
-    fit = "crop" if converter.crop_to_aspect_ratio else "pad" if converter.pad_to_aspect_ratio else "stretch"
-    resample = "bicubic" if converter.interpolation == "bicubic" else "bilinear"
+    fit: Fit = "crop" if converter.crop_to_aspect_ratio else "pad" if converter.pad_to_aspect_ratio else "stretch"
+    resample: Resample = "bicubic" if converter.interpolation == "bicubic" else "bilinear"
     features = _picture_features(backbone, options)
     settings = [side, scale.tolist(), offset.tolist(), options.get("pooling")]
     return PictureNetwork(
         side=side,
         weights_hash=_hash(backbone, settings),
         features=lambda pictures: features(tf.cast(pictures, tf.float32) * scale + offset),
-        decoding=Decoding(fit, resample),  # type: ignore[arg-type]
+        decoding=Decoding(fit, resample),
     )
 
 
@@ -110,18 +109,28 @@ def _side(backbone: Any, converter: Any, options: Mapping[str, str]) -> int:
 
 def _picture_features(backbone: Any, options: Mapping[str, str]) -> Callable[[tf.Tensor], tf.Tensor]:
     if hasattr(backbone, "get_vision_embeddings"):
+        _check_pooling(backbone, options, ())
         return lambda pixels: unit(backbone.get_vision_embeddings(pixels))
     names = list(backbone.input) if isinstance(backbone.input, dict) else None
     if names is not None and len(names) != 1:
         raise TowerError(f"a {type(backbone).__name__} takes {', '.join(names)}: of it no picture tower is made")
+    is_map = len(backbone.output.shape) == 4
+    _check_pooling(backbone, options, ("mean",) if is_map else ("cls", "mean"))
 
     def features(pixels: tf.Tensor) -> tf.Tensor:
         states = backbone(pixels if names is None else {names[0]: pixels}, training=False)
-        if states.shape.rank == 4:
+        if is_map:
             return tf.reduce_mean(states, [1, 2])
         return tf.reduce_mean(states, 1) if options.get("pooling") == "mean" else states[:, 0]
 
     return features
+
+
+def _check_pooling(backbone: Any, options: Mapping[str, str], known: Sequence[str]) -> None:
+    """Raise TowerError for a pooling that the backbone's output cannot have."""
+    if "pooling" in options and options["pooling"] not in known:
+        may = f"it may be {' or '.join(known)}" if known else "leave it away"
+        raise TowerError(f"a {type(backbone).__name__} has no pooling '{options['pooling']}': {may}")
 
 
 class Tokens(NamedTuple):
@@ -161,6 +170,7 @@ def text_network(name: str, options: Mapping[str, str]) -> TextNetwork:
     tokens = read_tokens(tokenizer)
     pair = hasattr(backbone, "get_text_embeddings")
     siglip = type(backbone).__name__ == "SigLIPBackbone"
+    _check_pooling(backbone, options, () if pair else ("mean", "cls", "max"))
     if pair and limit != positions:
         raise TowerError(f"'{name}' was trained on texts of {positions} tokens: leave the option tokens away")
     begun = siglip and begins(tokens.kind, tokens.content)
@@ -222,19 +232,14 @@ def _pooled_features(backbone: Any, tokens: Tokens, options: Mapping[str, str]) 
     names = list(backbone.input)
 
     def features(ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        real = tf.expand_dims(tf.range(tf.shape(ids)[1]), 0) < tf.expand_dims(lengths, 1)
+        real = within(lengths, tf.shape(ids)[1])
         given = {
             "token_ids": tf.where(real, _own(ids, tokens), tokens.padding), "padding_mask": tf.cast(real, tf.int32),
             "segment_ids": tf.zeros_like(ids),
         }  # fmt: skip
         states = backbone({name: given[name] for name in names}, training=False)
         states = states["sequence_output"] if isinstance(states, dict) else states
-        mask = tf.expand_dims(tf.cast(real, tf.float32), 2)
-        if options.get("pooling") == "cls":
-            return unit(states[:, 0])
-        if options.get("pooling") == "max":
-            return unit(tf.reduce_max(states + (1.0 - mask) * MASKED, 1))
-        return unit(tf.reduce_sum(states * mask, 1) / tf.expand_dims(tf.cast(lengths, tf.float32), 1))
+        return pool_tokens(states, lengths, options.get("pooling", "mean"))
 
     return features
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from encoders.integrity import hash_file
 from encoders.tower_spec import LITERT, TowerError, TowerSpec
-from encoders.weights import WeightsError, combine_hashes, hash_file
+from encoders.weights import WeightsError, combine_hashes, reason_of
 
 BATCH = 32
 TAKEN = (np.uint8, np.int8, np.float32)
@@ -28,7 +29,7 @@ def copy_verified(source: Path, target: Path, options: Mapping[str, str]) -> Tow
         options: `sha256`; of a file that takes float32, `mean` and `std` of pixels in 0..255.
 
     Raises:
-        TowerError: it is no such file, or it takes floats and nothing says how pixels become those.
+        TowerError: it is no such file, or it takes floats and nothing says how pixels become those, or the reverse.
         WeightsError: it is missing, or another than was pinned.
     """
     from ai_edge_litert.interpreter import Interpreter
@@ -42,7 +43,7 @@ def copy_verified(source: Path, target: Path, options: Mapping[str, str]) -> Tow
         interpreter = Interpreter(model_path=str(source))
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise TowerError(f"{source} is no LiteRT model ({str(error).splitlines()[0]}): name a .tflite file") from error
+        raise TowerError(f"{source} is no LiteRT model ({reason_of(error)}): name a .tflite file") from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(inputs) != 1 or len(outputs) != 1:
         raise TowerError(f"{source} has {len(inputs)} inputs and {len(outputs)} outputs: a tower has one of each")
@@ -51,17 +52,19 @@ def copy_verified(source: Path, target: Path, options: Mapping[str, str]) -> Tow
         raise TowerError(
             f"{source} takes {np.dtype(kind).name} {shape}: a picture tower takes uint8, int8 or float32 [B, side, side, 3]"
         )
-    if kind == np.float32 and not {"mean", "std"} <= set(options):
+    floats, scaled = kind == np.float32, {"mean", "std"} & set(options)
+    if floats and len(scaled) < 2:
         raise TowerError(f"{source} takes float32: say how pixels become that, as in tflite:{source}?mean=127.5&std=127.5")
+    if scaled and not floats:
+        raise TowerError(f"{source} takes {np.dtype(kind).name}, pixels as they are: leave the options mean and std away")
     dimension = _dimension(source, outputs[0], shape[0])
     shutil.copyfile(source, target)
     mean, std = float(options.get("mean", 0)), float(options.get("std", 1))
-    floats = kind == np.float32
     return TowerSpec(
         spec=source.name, modality="picture", dimension=dimension,
         weights_hash=combine_hashes(RECIPE, digest, str([mean, std] if floats else [])),
         side=shape[1], token_limit=None, batch=shape[0] if shape[0] > 0 else BATCH, tokenizer=None, forms=(LITERT,),
-        pixel_mean=mean if floats else 0.0, pixel_std=std if floats else 1.0,
+        pixel_mean=mean, pixel_std=std,
     )  # fmt: skip
 
 

@@ -6,13 +6,13 @@ Marqo-FashionCLIP, Marqo-FashionSigLIP and LAION's models come as this. The visi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from encoders.tower_spec import Decoding, TowerError
+from encoders.tower_spec import Decoding, Fit, Resample, TowerError
 
 if TYPE_CHECKING:
     from encoders.hugging_face import Arrays, Folder, Pixels
@@ -126,7 +126,7 @@ def read_pixels(folder: Folder, side: int) -> Pixels | None:
     found = folder.json(CONFIG).get("preprocess_cfg")
     if not found:
         return None
-    fits = {"shortest": "crop", "squash": "stretch", "longest": "pad"}
+    fits: Mapping[str, Fit] = {"shortest": "crop", "squash": "stretch", "longest": "pad"}
     fit = fits.get(found.get("resize_mode", "shortest"), "crop")
-    resample = "bilinear" if found.get("interpolation") == "bilinear" else "bicubic"
-    return Pixels(side, tuple(found["mean"]), tuple(found["std"]), Decoding(fit, resample))  # type: ignore[arg-type]
+    resample: Resample = "bilinear" if found.get("interpolation") == "bilinear" else "bicubic"
+    return Pixels(side, tuple(found["mean"]), tuple(found["std"]), Decoding(fit, resample))

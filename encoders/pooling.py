@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 Pooling = Literal["mean", "concatenation"]
+# What bundles and spaces were written with before languages had names; hashes of theirs rest on it.
+UNNAMED: Mapping[bool, tuple[str, ...]] = {False: (), True: ("en", "zh")}
 Float32 = npt.NDArray[np.float32]
 
 
@@ -75,11 +77,12 @@ class Views:
         return np.tile(features, (1, self.slots))
 
     def to_json(self) -> dict[str, Any]:
-        """Give the settings as JSON values; no crossed languages are `false`, which hashes of spaces and bundles rest on."""
-        crossed = list(self.cross_language) or False
+        """Give the settings as JSON values; crossed languages are `false` for none, `true` for en and zh, else a list."""
+        crossed = next((told for told, names in UNNAMED.items() if names == self.cross_language), list(self.cross_language))
         return {**asdict(self), "tables": [list(table) for table in self.tables], "cross_language": crossed}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Views:
         """Read what `to_json` gave; raises TypeError for settings unknown here."""
-        return cls(**{**value, "cross_language": value["cross_language"] or ()})
+        crossed = value["cross_language"]
+        return cls(**{**value, "cross_language": UNNAMED[crossed] if isinstance(crossed, bool) else crossed})

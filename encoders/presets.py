@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from encoders.sources import (
     Source,
-    hash_with,
     load_picture_network,
     load_text_network,
-    read_decoding,
+    prepare_pictures,
+    prepare_texts,
     read_source,
     split_specs,
 )
@@ -31,7 +31,6 @@ from encoders.tower_spec import (
     SAVED_MODEL,
     SPEC_FILE,
     TOKENIZER_FILES,
-    Decoding,
     Modality,
     TowerError,
     TowerSpec,
@@ -128,9 +127,8 @@ def _build_saved_model(source: Source, batch: int, folder: Path) -> TowerSpec:
     target = folder / FORM_FILES[SAVED_MODEL]
     weights_hash = saved_model.copy_verified(Path(source.name), target, source.options.get("sha256"))
     side, fixed = saved_model.read_signature(target, Path(source.name), source.modality)
-    unmeasured = _prepared(
-        source, TowerSpec(source.spec, source.modality, 0, weights_hash, side, None, fixed or batch, None, (SAVED_MODEL,))
-    )
+    found = TowerSpec(source.spec, source.modality, 0, weights_hash, side, None, fixed or batch, None, (SAVED_MODEL,))
+    unmeasured = prepare_pictures(source, found) if source.modality == "picture" else prepare_texts(source, found)
     return _finish(unmeasured, folder, "wanted" if source.modality == "picture" and fixed is None else "none")
 
 
@@ -138,21 +136,11 @@ def _build_litert_file(source: Source, folder: Path) -> TowerSpec:
     from encoders import litert_file
 
     found = litert_file.copy_verified(Path(source.name), folder / FORM_FILES[LITERT], source.options)
-    spec = _prepared(source, replace(found, spec=source.spec))
+    spec = prepare_pictures(source, replace(found, spec=source.spec))
     (folder / SPEC_FILE).write_text(spec.to_json(), "utf-8")
     assert spec.side is not None
     load_tower(folder).encode(probe_pictures(spec.side))
     return spec
-
-
-def _prepared(source: Source, spec: TowerSpec) -> TowerSpec:
-    """Return the specification with the preparation of items that the source's options ask for."""
-    if source.modality == "picture":
-        decoding = read_decoding(source, Decoding())
-        return replace(spec, decoding=decoding, weights_hash=hash_with(spec.weights_hash, decoding))
-    prefix = source.common.get("prefix", "")
-    form: Any = source.common.get("form", "as_is")
-    return replace(spec, prefix=prefix, text_form=form, weights_hash=hash_with(spec.weights_hash, prefix, form))
 
 
 def write_picture_tower(

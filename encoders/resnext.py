@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keras
-import tensorflow as tf
 
 from encoders.conversion import PictureNetwork
 from encoders.weights import WeightsError
@@ -23,7 +22,6 @@ GROUPS = 32
 BLOCKS = (3, 4, 6, 3)
 STEM, WIDTHS = 64, (128, 256, 512, 1024)  # filters of the first layer, and of the groups in each stage
 EXPANSION = 2
-CLASSES = 1000
 EPSILON = 1e-5
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -56,12 +54,6 @@ def build(side: int) -> keras.Model:
         for block in range(blocks):
             x = _block(x, f"layer{stage}.{block}", width, 2 if stage > 1 and block == 0 else 1, block == 0)
     return keras.Model(picture, keras.layers.GlobalAveragePooling2D()(x))
-
-
-def count_parameters(model: keras.Model) -> int:
-    """Count what is trained, the classes of ImageNet included, as papers do."""
-    trained = sum(int(tf.size(variable)) for variable in model.trainable_variables)
-    return trained + (WIDTHS[-1] * EXPANSION + 1) * CLASSES
 
 
 def _block(x: Any, name: str, width: int, stride: int, widens: bool) -> Any:

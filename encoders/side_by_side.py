@@ -53,16 +53,18 @@ class SideBySide(Tower):
         return " and ".join(dict.fromkeys(part.runs_in for part in self._parts))
 
     def _encode(self, items: Any) -> Iterator[tuple[slice, Float32]]:
-        features = [part.encode(_resized(items, part.spec.side)) for part in self._parts]
+        features = [part.encode(_resized(items, part.spec)) for part in self._parts]
         self.truncated = max(part.truncated for part in self._parts)
         yield slice(None), np.concatenate(features, axis=1)
 
 
-def _resized(items: Any, side: int | None) -> Any:
-    """Make pictures smaller, as decoding does; texts and pictures of that size stay as they are."""
+def _resized(items: Any, spec: TowerSpec) -> Any:
+    """Make pictures smaller by the filter they are decoded with; texts and pictures of that size stay as they are."""
+    side = spec.side
     if side is None or not len(items) or np.shape(items)[1] == side:
         return items
     from PIL import Image
 
-    resized = [Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC) for picture in items]
+    resample = Image.Resampling[spec.decoding.resample.upper()]
+    resized = [Image.fromarray(picture).resize((side, side), resample) for picture in items]
     return np.stack([np.asarray(picture) for picture in resized])

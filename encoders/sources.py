@@ -14,10 +14,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from urllib.parse import unquote
 
-from encoders.tower_spec import Decoding, Modality, TextForm, TowerError
+from encoders.tower_spec import Decoding, Fit, Modality, Resample, TextForm, TowerError, TowerSpec
 
 if TYPE_CHECKING:
     from encoders.conversion import PictureNetwork, TextNetwork
@@ -29,24 +29,25 @@ PACKAGED: Mapping[str, Modality] = {
     "use-multilingual": "text",
     "minilm": "text",
 }
-# Options of each kind of source; None: any, the source looks at them itself.
-SCHEMES: Mapping[str, frozenset[str] | None] = {
-    "package": frozenset(),
-    "keras": None,
-    "keras-hub": frozenset(("pooling", "tokens", "side")),
-    "hf": frozenset(("pooling", "tokens")),
-    "saved-model": frozenset(("sha256",)),
-    "tflite": frozenset(("sha256", "mean", "std")),
+# Options of each kind of source, by what it encodes; None: any, the source looks at them itself.
+SCHEMES: Mapping[str, Mapping[Modality, frozenset[str] | None]] = {
+    "package": {"picture": frozenset(), "text": frozenset()},
+    "keras": {"picture": None},
+    "keras-hub": {"picture": frozenset(("pooling", "side")), "text": frozenset(("pooling", "tokens"))},
+    "hf": {"picture": frozenset(("pooling",)), "text": frozenset(("pooling", "tokens"))},
+    "saved-model": {"picture": frozenset(("sha256",)), "text": frozenset(("sha256",))},
+    "tflite": {"picture": frozenset(("sha256", "mean", "std"))},
 }
-PICTURES_ONLY = ("keras", "tflite")
 COMMON: Mapping[Modality, frozenset[str]] = {
     "picture": frozenset(("batch", "crop_ratio", "fit", "resample")),
     "text": frozenset(("batch", "form", "prefix")),
 }
-CHOICES = {"fit": ("crop", "pad", "stretch"), "resample": ("bicubic", "bilinear"), "form": get_args(TextForm),
-           "pooling": ("cls", "max", "mean")}  # fmt: skip
+CHOICES = {"fit": get_args(Fit), "resample": get_args(Resample), "form": get_args(TextForm), "pooling": ("cls", "max", "mean")}
 NUMBERS = {"batch": 1, "tokens": 3, "side": 1}
 RANGES = {"crop_ratio": (0.0, 1.0), "mean": (-1.0, 255.0), "std": (0.0, 255.0)}
+
+Pictures = TypeVar("Pictures", "PictureNetwork", TowerSpec)
+Texts = TypeVar("Texts", "TextNetwork", TowerSpec)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,17 @@ def split_specs(spec: str) -> list[str]:
     return re.split(rf",(?=(?:{'|'.join(SCHEMES)}):)", spec)
 
 
+def side_of_pair(spec: str, modality: Modality) -> str:
+    """Return the specification of one side of a pair: without the options of how items of the other side are prepared."""
+    foreign = {name for names in COMMON.values() for name in names} - COMMON[modality]
+    parts = []
+    for one in split_specs(spec):
+        name, _, query = one.partition("?")
+        kept = "&".join(option for option in query.split("&") if option.partition("=")[0] not in foreign)
+        parts.append(f"{name}?{kept}" if kept else name)
+    return ",".join(parts)
+
+
 def read_source(spec: str, modality: Modality) -> Source:
     """Read a specification; nothing is looked up yet.
 
@@ -90,12 +102,12 @@ def read_source(spec: str, modality: Modality) -> Source:
         )
     if scheme == "package" and name not in PACKAGED:
         raise TowerError(f"tower '{spec}' is unknown: the packaged ones are {', '.join(PACKAGED)}")
-    encoded = PACKAGED[name] if scheme == "package" else "picture" if scheme in PICTURES_ONLY else modality
-    if encoded != modality:
-        raise TowerError(f"tower '{spec}' encodes a {encoded}, not a {modality}: name another one")
-    options = {key: value for key, _, value in (part.partition("=") for part in query.split("&") if part)}
-    common = {key: unquote(options.pop(key)) for key in sorted(COMMON[modality] & set(options))}
-    own = SCHEMES[scheme]
+    encodes = (PACKAGED[name],) if scheme == "package" else tuple(SCHEMES[scheme])
+    if modality not in encodes:
+        raise TowerError(f"tower '{spec}' encodes a {encodes[0]}, not a {modality}: name another one")
+    options = {key: unquote(value) for key, _, value in (part.partition("=") for part in query.split("&") if part)}
+    common = {key: options.pop(key) for key in sorted(COMMON[modality] & set(options))}
+    own = SCHEMES[scheme][modality]
     unknown = [] if own is None else sorted(set(options) - own)
     if unknown:
         known = ", ".join(sorted((own or frozenset()) | COMMON[modality]))
@@ -129,29 +141,31 @@ def load_picture_network(source: Source) -> PictureNetwork:
         TowerError, ApplicationError, WeightsError: the source holds no such network.
         ModuleNotFoundError: a package is not installed.
     """
-    network = _picture_network(source)
-    decoding = read_decoding(source, network.decoding)
-    return replace(network, decoding=decoding, weights_hash=hash_with(network.weights_hash, decoding))
-
-
-def read_decoding(source: Source, usual: Decoding) -> Decoding:
-    """Return how pictures are decoded: as the options say, else as usual."""
-    given: dict[str, Any] = {name: source.common[name] for name in ("fit", "resample") if name in source.common}
-    if "crop_ratio" in source.common:
-        given["crop_ratio"] = float(source.common["crop_ratio"])
-    return replace(usual, **given)
+    return prepare_pictures(source, _picture_network(source))
 
 
 def load_text_network(source: Source) -> TextNetwork:
     """Build the network for texts that a source names, as `load_picture_network` does."""
-    network = _text_network(source)
-    prefix = source.common.get("prefix", network.prefix)
-    form: Any = source.common.get("form", network.text_form)
-    digest = hash_with(network.weights_hash, prefix, form)
-    return replace(network, prefix=prefix, text_form=form, weights_hash=digest)
+    return prepare_texts(source, _text_network(source))
 
 
-def hash_with(weights_hash: str, *preparation: Any) -> str:
+def prepare_pictures(source: Source, made: Pictures) -> Pictures:
+    """Return a network or tower for pictures, decoded as the source's options say, else as usual."""
+    given: dict[str, Any] = {name: source.common[name] for name in ("fit", "resample") if name in source.common}
+    if "crop_ratio" in source.common:
+        given["crop_ratio"] = float(source.common["crop_ratio"])
+    decoding = replace(made.decoding, **given)
+    return replace(made, decoding=decoding, weights_hash=_hash_with(made.weights_hash, decoding))
+
+
+def prepare_texts(source: Source, made: Texts) -> Texts:
+    """Return a network or tower for texts, written as the source's options say, else as usual."""
+    prefix = source.common.get("prefix", made.prefix)
+    form: Any = source.common.get("form", made.text_form)
+    return replace(made, prefix=prefix, text_form=form, weights_hash=_hash_with(made.weights_hash, prefix, form))
+
+
+def _hash_with(weights_hash: str, *preparation: Any) -> str:
     """Hash how items are prepared into the hash of the weights; the usual way leaves it as it is."""
     from encoders.weights import combine_hashes
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 Modality = Literal["picture", "text"]
 TextForm = Literal["as_is", "lower", "canonical"]
+Fit = Literal["crop", "pad", "stretch"]
+Resample = Literal["bicubic", "bilinear"]
 
 LITERT, SAVED_MODEL = "litert", "saved_model"
 FORM_FILES = {LITERT: "model.tflite", SAVED_MODEL: "saved_model"}
@@ -24,8 +26,8 @@ class TowerError(ValueError):
 class Decoding:
     """How a picture's file becomes the square that a tower takes: arguments of `transforms.decode.decode_picture`."""
 
-    fit: Literal["crop", "pad", "stretch"] = "stretch"
-    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    fit: Fit = "stretch"
+    resample: Resample = "bicubic"
     crop_ratio: float = 1.0
 
 

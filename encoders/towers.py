@@ -19,22 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.tokens import load_tokenizer, missing_package, shape_text
-from encoders.tower_spec import (
-    FORM_FILES,
-    LITERT,
-    SAVED_MODEL,
-    SPEC_FILE,
-    TOKENIZER_FILES,
-    Decoding,
-    Modality,
-    TowerError,
-    TowerSpec,
-)
-
-__all__ = [
-    "FORM_FILES", "LITERT", "SAVED_MODEL", "SPEC_FILE", "TOKENIZER_FILES", "Decoding", "Modality", "Tower", "TowerError",
-    "TowerSpec", "load_tower",
-]  # fmt: skip
+from encoders.tower_spec import FORM_FILES, LITERT, SAVED_MODEL, SPEC_FILE, TowerError, TowerSpec
 
 Float32 = npt.NDArray[np.float32]
 

@@ -17,12 +17,19 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from encoders.integrity import files_below, hash_file
+
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _TORCH_TYPES = {"FloatStorage": np.float32, "LongStorage": np.int64, "HalfStorage": np.float16}
 
 
 class WeightsError(ValueError):
     """A weights file is missing, is not the one that was pinned, or cannot be read."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what a library says of an error, or the error's type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def package_folder(package: str, module: str) -> Path:
@@ -57,14 +64,7 @@ def combine_hashes(*parts: str | Sequence[str]) -> str:
 
 def hash_folder(folder: Path) -> str:
     """Hash the names and contents of all files below a folder: 64 hex digits."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return combine_hashes(*(part for name in names for part in (name, hash_file(folder / name))))
-
-
-def hash_file(path: Path) -> str:
-    """Hash a file's content: sha256 in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return combine_hashes(*(part for name, path in files_below(folder) for part in (name, hash_file(path))))
 
 
 def hash_bytes(data: bytes) -> str:

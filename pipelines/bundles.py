@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from encoders.bundle import STRUCTURED_FOLDER, Bundle, open_bundle, read_statistics, write_bundle
+from encoders.bundle import BUNDLE_FILE, STRUCTURED_FOLDER, Bundle, open_bundle, read_statistics, write_bundle
 from encoders.fusion import STRUCTURED, Fusion
+from encoders.integrity import files_below
 from pipelines import storage
 from pipelines.config import DEFAULT_FUSION, DEFAULT_WEIGHTS, Config, ConfigError, given_weights
 from pipelines.layout import Index
@@ -46,13 +47,17 @@ def localise(folder: str) -> Path:
     return target
 
 
+def upload(folder: Path, target: str, last: str) -> None:
+    """Copy a local folder's files to a path or URI, the file `last` after all others: where that is, all are."""
+    for name, path in sorted(files_below(folder), key=lambda file: file[0] == last):
+        storage.put_file(path, storage.join(target, name))
+
+
 def install(bundle: Bundle, index: Index) -> str:
     """Copy a bundle to the index under its hash and return its folder there."""
     folder = storage.join(index.bundles, bundle.hash)
-    if not storage.exists(storage.join(folder, "bundle.json")):
-        files = sorted((path for path in bundle.folder.rglob("*") if path.is_file()), key=lambda p: (p.name == "bundle.json", p))
-        for path in files:
-            storage.put_file(path, storage.join(folder, path.relative_to(bundle.folder).as_posix()))
+    if not storage.exists(storage.join(folder, BUNDLE_FILE)):
+        upload(bundle.folder, folder, BUNDLE_FILE)
     return folder
 
 

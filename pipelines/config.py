@@ -106,8 +106,8 @@ class Config:
     )
     synonyms: tuple[str, ...] = setting((), "table of synonyms for text views beside those that come along: a TSV file")
     cross_language: tuple[str, ...] | None = setting(
-        None, "languages whose shop words stand for one another in text views: en,zh,de,es,fr,ja; '' for none (default: the "
-        "bundle's; trained: none)"
+        None, "languages whose shop words (those that come along, not of --words) stand for one another in text views: "
+        "en,zh,de,es,fr,ja; '' for none (default: the bundle's; trained: none)"
     )  # fmt: skip
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
@@ -122,7 +122,9 @@ class Config:
     phrase_languages: tuple[str, ...] = setting(
         (), "languages of those phrases, each with its share: en=0.5,de=0.5; of en, zh, de, es, fr, ja (default: en=0.65,zh=0.35)"
     )
-    words: tuple[str, ...] = setting((), "table of shop words for those phrases beside the one that comes along: a TSV file")
+    words: tuple[str, ...] = setting(
+        (), "table of shop words for those phrases beside the one that comes along: a TSV file; text views have --synonyms"
+    )
     max_training_products: int = setting(200_000, "products that heads are trained on, at most")
     max_phrases: int = setting(20_000, "distinct phrases encoded for training, at most")
     epochs: int = setting(0, "epochs of training, at most (0: as many as pay)")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from encoders.pooling import Views
-from encoders.towers import TowerSpec
+from encoders.tower_spec import TowerSpec
 from pipelines import ranges, storage
 from pipelines.layout import (
     FEATURE,
@@ -35,6 +35,7 @@ from pipelines.layout import (
     read_json,
     write_json,
 )
+from transforms import decode
 
 REJECTED_TYPE = pa.list_(pa.struct([("reason", pa.string()), ("detail", pa.string())]))
 
@@ -66,10 +67,16 @@ class Space:
         text = json.dumps(self._content(), sort_keys=True)
         return f"{self.modality}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
+    @property
+    def decoding(self) -> int | None:
+        """Version of the decoding of pictures; None for texts."""
+        return decode.VERSION if self.modality == "picture" else None
+
     def _content(self) -> dict[str, Any]:
-        return {
+        content = {
             "modality": self.modality, "weights": self.weights, "views": self.views.to_json(), "dimension": self.dimension
         }  # fmt: skip
+        return content if self.decoding is None else content | {"decoding": self.decoding}
 
     @property
     def schema(self) -> pa.Schema:

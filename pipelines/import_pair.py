@@ -15,7 +15,8 @@ from typing import get_args
 from encoders.bundle import Bundle, write_bundle
 from encoders.heads import identity_head
 from encoders.presets import build_tower
-from encoders.towers import Modality
+from encoders.sources import side_of_pair
+from encoders.tower_spec import Modality
 from pipelines.bundles import fusion_for
 from pipelines.config import Config, ConfigError
 from pipelines.views import index_views
@@ -37,7 +38,7 @@ def import_pair(spec: str, config: Config) -> Bundle:
     modalities: tuple[Modality, ...] = get_args(Modality)
     with tempfile.TemporaryDirectory() as temporary:
         towers = {str(modality): Path(temporary) / modality for modality in modalities}
-        built = {str(modality): build_tower(spec, modality, towers[modality]) for modality in modalities}
+        built = {str(m): build_tower(side_of_pair(spec, m), m, towers[m]) for m in modalities}
         if len({tower.dimension for tower in built.values()}) > 1:
             shown = " and ".join(f"{tower.dimension} of {modality}s" for modality, tower in built.items())
             raise ConfigError(f"'{spec}' gives vectors of different dimensions ({shown}): they share no space, train a bundle")

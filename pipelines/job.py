@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from encoders.pooling import Views
-from encoders.towers import TowerSpec
+from encoders.tower_spec import TowerSpec
 from pipelines import storage
 from pipelines.catalogue import CatalogueOptions, CatalogueSchema, Shard, inspect, list_shards
 from pipelines.collect import piles_of

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from encoders.pooling import Views
-from encoders.towers import SPEC_FILE, Tower
+from encoders.tower_spec import SPEC_FILE
+from encoders.towers import Tower
 from pipelines import ranges, storage
 from pipelines.encode import EncodeSettings, encode_pictures, encode_texts
 from pipelines.features import Space
@@ -181,6 +182,8 @@ def _differences(index: Index, space: Space, old: str, towers: tuple[str, str]) 
     if before["weights"] != space.weights:
         names = [_tower(tower) for tower in towers]
         told.append(f"tower {names[1]} in place of {names[0]}" if len(set(names)) > 1 else f"other weights of tower {names[1]}")
+    if before.get("decoding") != space.decoding:
+        told.append("another decoding of pictures")
     fields = _fields(space.views, Views.from_json(before["views"]))
     return [*told, *(f"{name} {_shown(mine)} in place of {_shown(theirs)}" for name, mine, theirs in fields)]
 

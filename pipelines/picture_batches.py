@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from encoders.pooling import Views
-from encoders.towers import Decoding
+from encoders.tower_spec import Decoding
 from pipelines import pictures
 from pipelines.catalogue import CatalogueSchema, Shard, read_pictures
 from pipelines.features import content_hash

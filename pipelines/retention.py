@@ -21,7 +21,7 @@ from typing import Any
 from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError
 from encoders.bundle import BUNDLE_FILE
 from encoders.pooling import Views
-from encoders.towers import TowerSpec
+from encoders.tower_spec import TowerSpec
 from pipelines import storage
 from pipelines.bundles import own_bundle
 from pipelines.features import Space

@@ -14,7 +14,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from encoders.bundle import BundleError
 from encoders.integrity import IntegrityError
 from encoders.pooling import PoolingError
-from encoders.towers import TowerError
+from encoders.tower_spec import TowerError
 from pipelines.catalogue import CatalogueError
 from pipelines.config import ConfigError
 from pipelines.items import BuildError

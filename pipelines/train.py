@@ -17,10 +17,10 @@ from typing import Any
 
 from encoders.bundle import Bundle, write_bundle
 from encoders.presets import build_tower
-from encoders.towers import Modality, TowerSpec
+from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainingSettings, train_heads
 from pipelines import stages, storage
-from pipelines.bundles import adopt, fusion_for, localise, open_at
+from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import Config
 from pipelines.job import finish_run, open_job
 from pipelines.layout import Index
@@ -39,10 +39,10 @@ def ensure_towers(config: Config) -> dict[str, tuple[str, TowerSpec]]:
         if spec:
             name = f"{modality}-{hashlib.blake2b(spec.encode(), digest_size=8).hexdigest()}"
             folder = storage.join(Index(config.index).towers, name)
-            if not storage.exists(storage.join(folder, "tower.json")):
+            if not storage.exists(storage.join(folder, SPEC_FILE)):
                 _log.info("building the %s tower %s", modality, spec)
                 _build(spec, modality, folder)
-            text = storage.read_bytes(storage.join(folder, "tower.json")).decode()
+            text = storage.read_bytes(storage.join(folder, SPEC_FILE)).decode()
             towers[modality] = (folder, TowerSpec.from_json(text))
     return towers
 
@@ -51,9 +51,7 @@ def _build(spec: str, modality: Modality, folder: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         built = Path(temporary) / "tower"
         build_tower(spec, modality, built)
-        files = [path for path in built.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: path == built / "tower.json"):
-            storage.put_file(path, storage.join(folder, path.relative_to(built).as_posix()))
+        upload(built, folder, SPEC_FILE)
 
 
 def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
@@ -70,9 +68,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         stage(job)
     products = read_products(job)
     used = {modality: towers[modality] for modality in job.spaces}
-    settings = TrainingSettings(dimension=config.dimension, seed=config.seed)
-    if config.epochs:
-        settings = TrainingSettings(dimension=config.dimension, seed=config.seed, epochs=config.epochs)
+    settings = TrainingSettings(dimension=config.dimension, seed=config.seed, epochs=config.epochs or None)
     with tempfile.TemporaryDirectory() as temporary:
         data, sizes = training_data(job, products, Path(temporary))
         trained = train_heads(data, {modality: features.shape[2] for modality, features in data.features.items()}, settings)

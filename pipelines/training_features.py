@@ -26,7 +26,8 @@ from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, order_of, write_
 from pipelines.plan import unit_id
 from pipelines.runner import run_pipeline
 from pipelines.views import index_views, text_maker
-from transforms.phrases import ShopWords, find_roles, phrases_of, pool_phrases, product_attributes
+from transforms.phrases import find_roles, phrases_of, pool_phrases, product_attributes
+from transforms.shop_words import ShopWords
 from transforms.text import clean_text
 
 PHRASES_PER_PRODUCT = 8

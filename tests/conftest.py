@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 
 MakeConfig = Callable[..., "Config"]
 SIDE, DIMENSION, SHARED = 16, 24, 8
+
+
+def least_cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Give the least cosine between rows."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+
+def cosine_distance(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Give the largest cosine distance between rows."""
+    return 1 - least_cosine(a, b)
 
 
 @pytest.fixture(autouse=True)

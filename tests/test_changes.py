@@ -23,6 +23,7 @@ from pipelines.publish import read_current
 from pipelines.run import Report, dry_run, open_run, run
 from pipelines.stages import RejectRateError
 from pipelines.summary import Night
+from transforms import decode
 
 PRODUCTS = 60
 
@@ -223,6 +224,17 @@ def test_other_views_are_named_with_their_number_of_items(config: MakeConfig, ca
     (sentence,) = [message for message in caplog.messages if message.startswith("encode: text features")]
     assert "random_swap 0.5 in place of " in sentence
     assert "views 3" not in sentence
+
+
+def test_pictures_alone_are_encoded_again_by_a_version_that_decodes_them_otherwise(
+    config: MakeConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(config(products()))
+    monkeypatch.setattr(decode, "VERSION", decode.VERSION + 1)
+    caplog.set_level(logging.INFO)
+    report = run(config())
+    assert report.encoded == {"picture": PRODUCTS}
+    assert f"picture features are others than those of version {first.version}: another decoding of pictures; 60" in caplog.text
 
 
 # --- estimates ---

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
+from conftest import least_cosine
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -33,12 +34,6 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 def golden(real_data: Path) -> Path:
     """Return the folder of tiny random models with the answers of `transformers`."""
     return real_data / "golden"
-
-
-def least_cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
-    """Give the least cosine between rows."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
 def decoded(golden: Path, side: int, decoding: Decoding) -> npt.NDArray[np.uint8]:
@@ -301,6 +296,15 @@ def test_options_say_how_items_are_prepared_and_make_another_space(golden: Path,
     padded = load_picture_network(read_source(f"hf:{golden / 'clip'}?fit=pad", "picture"))
     assert padded.decoding == Decoding("pad")
     assert padded.weights_hash != usual.weights_hash
+
+
+def test_an_option_that_a_network_does_not_have_is_refused(golden: Path) -> None:
+    spec = f"hf:{golden / 'clip'}"
+    for modality, option in (("picture", "pooling=mean"), ("text", "pooling=mean"), ("text", "tokens=5")):
+        load: Any = load_picture_network if modality == "picture" else load_text_network
+        name = option.partition("=")[0]
+        with pytest.raises(TowerError, match=f"clip is a model of type 'clip', which has no option '{name}': leave it away$"):
+            load(read_source(f"{spec}?{option}", modality))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import product, write_shards
+from conftest import least_cosine, product, write_shards
 from PIL import Image
-from test_hugging_face import decoded, least_cosine
+from test_hugging_face import decoded
 
 from catalogue_lookup import open_index
 from encoders.bundle import open_bundle
@@ -66,6 +66,15 @@ def test_an_imported_pair_makes_an_index_that_answers_texts_and_pictures(
         assert index.search(image=image, k=1)[0].product_id == "P00023"
 
 
+def test_options_of_a_pair_go_to_the_side_that_has_them(real_data: Path, tmp_path: Path) -> None:
+    name = f"hf:{real_data / 'golden' / 'clip'}"
+    assert main(["import", f"{name}?fit=pad&prefix=a%20photo%20of&batch=8", "--bundle", str(tmp_path / "bundle")]) == 0
+    bundle = open_bundle(tmp_path / "bundle")
+    picture, text = bundle.towers["picture"], bundle.towers["text"]
+    assert (picture.spec, picture.decoding.fit, picture.batch) == (f"{name}?fit=pad&batch=8", "pad", 8)
+    assert (text.spec, text.prefix, text.batch) == (f"{name}?prefix=a%20photo%20of&batch=8", "a photo of", 8)
+
+
 WITHOUT_TENSORFLOW = """
 import sys
 for name in ("tensorflow", "keras", "keras_hub", "apache_beam"):
@@ -90,6 +99,7 @@ def test_queries_of_an_imported_pair_need_no_tensorflow(pair: Path, real_data: P
     ("spec", "message"),
     [
         ("package:minilm", "'package:minilm' is no pretrained pair: give hf:<folder> or keras-hub:<preset or folder>"),
+        ("hf:x?crop=1", "tower 'hf:x?crop=1' has the option 'crop', which is unknown: known are batch, "),
         ("hf:/no/folder", "/no/folder holds no config.json: name a model's folder in Hugging Face's layout"),
     ],
 )

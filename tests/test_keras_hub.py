@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import sentencepiece
 import tensorflow as tf
-from test_hugging_face import least_cosine
+from conftest import least_cosine
 
 from encoders import keras_hub_backbone
 from encoders.presets import build_tower
@@ -98,6 +98,8 @@ def test_a_vision_transformer_gives_its_class_token_of_pixels_as_its_converter_m
     mean = keras_hub_backbone.picture_network(name, {"pooling": "mean"})
     np.testing.assert_allclose(mean.features(tf.constant(images(32))).numpy(), expected.mean(1), atol=1e-4)
     assert mean.weights_hash != network.weights_hash
+    with pytest.raises(TowerError, match=rf"^a {type(backbone).__name__} has no pooling 'max': it may be cls or mean$"):
+        keras_hub_backbone.picture_network(name, {"pooling": "max"})
 
 
 def clip_pair(folder: Path) -> tuple[str, Any, Any]:

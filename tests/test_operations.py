@@ -185,7 +185,7 @@ def test_the_bundle_of_a_version_is_verified_with_it(index: Index) -> None:
     assert verify(index)[1] == [f"{listing} is altered: its content has another hash than it says; copy the bundle again"]
     listing.write_text(content[:-9])
     (line,) = verify(index)[1]
-    assert line.startswith(f"{listing} is not JSON (")
+    assert line.startswith(f"{listing} is not whole JSON (")
     shutil.copy(bundle_in(Path(index.root), seed=3).folder / "bundle.json", listing)
     assert f"{listing} is altered: it is that of bundle " in "\n".join(verify(index)[1])
     listing.unlink()

@@ -143,6 +143,14 @@ def test_crossed_languages_survive_json_and_none_are_written_as_before() -> None
     assert Views.from_json(json.loads(json.dumps(Views(2).to_json()))) == Views(2)
 
 
+def test_a_bundle_stored_with_crossed_languages_unnamed_is_read_and_keeps_its_features() -> None:
+    crossed, apart = (Views(2).to_json() | {"cross_language": told} for told in (True, False))
+    assert Views.from_json(crossed) == Views(2, cross_language=("en", "zh"))
+    assert Views.from_json(apart) == Views(2)
+    assert [Views.from_json(told).to_json() for told in (crossed, apart)] == [crossed, apart]
+    assert Views.from_json(crossed | {"cross_language": ["en", "zh"]}) == Views.from_json(crossed)
+
+
 def test_views_say_what_is_wrong_with_them() -> None:
     with pytest.raises(PoolingError, match="0 views mean nothing; there must be at least 1"):
         Views(0)

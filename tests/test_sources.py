@@ -12,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
+from conftest import least_cosine
+from PIL import Image
 from safetensors.numpy import save_file
-from test_hugging_face import least_cosine
 
 from encoders import conversion, efficientnet_lite, hugging_face, keras_application, resnext
+from encoders.integrity import hash_file
 from encoders.presets import build_tower
 from encoders.sources import read_source, split_specs
 from encoders.tower_spec import Decoding, TowerError, TowerSpec
 from encoders.towers import load_tower
-from encoders.weights import WeightsError, hash_file
+from encoders.weights import WeightsError
 
 
 def pictures(side: int, count: int = 2) -> npt.NDArray[np.uint8]:
@@ -75,7 +77,9 @@ def resnext_folder(folder: Path, side: int) -> Path:
 
 def test_resnext_50_has_the_papers_parameters() -> None:
     model = resnext.build(224)
-    assert resnext.count_parameters(model) == 25_028_904  # 25.0 million
+    trained = sum(int(tf.size(variable)) for variable in model.trainable_variables)
+    classes = (2048 + 1) * 1000  # of ImageNet, which papers count
+    assert trained + classes == 25_028_904  # 25.0 million
     assert model.output_shape == (None, 2048)
 
 
@@ -135,6 +139,12 @@ def test_a_litert_file_of_floats_needs_to_be_told_how_pixels_become_those(tmp_pa
     given = pictures(8, 3)
     expected = (given.astype(np.float32) / 127.5 - 1).mean((1, 2)) + 1
     np.testing.assert_allclose(load_tower(tmp_path / "tower").encode(given), expected, atol=1e-5)
+
+
+def test_a_litert_file_of_bytes_takes_pixels_as_they_are(tmp_path: Path) -> None:
+    path = litert_file(tmp_path / "model.tflite", tf.uint8)
+    with pytest.raises(TowerError, match=r"model\.tflite takes uint8, pixels as they are: leave the options mean and std away$"):
+        build_tower(f"tflite:{path}?std=2", "picture", tmp_path / "tower")
 
 
 def test_a_litert_file_that_is_no_tower_is_refused(tmp_path: Path) -> None:
@@ -198,7 +208,7 @@ def test_towers_side_by_side_are_one_tower(tmp_path: Path) -> None:
     assert split_specs(f"{small},{large}") == [small, large]
     built = build_tower(f"{small},{large}", "picture", tmp_path / "tower")
     assert (built.dimension, built.side, built.forms, built.parts) == (6, 16, ("litert", "saved_model"), 2)
-    given = np.repeat(np.repeat(pictures(8, 5), 2, 1), 2, 2)
+    given, noise = np.repeat(np.repeat(pictures(8, 5), 2, 1), 2, 2), pictures(16, 3)
     tower = load_tower(tmp_path / "tower")
     assert (tower.form, tower.spec) == ("litert", TowerSpec.from_json((tmp_path / "tower" / "tower.json").read_text()))
     assert tower.runs_in == "LiteRT on the CPU"
@@ -206,6 +216,12 @@ def test_towers_side_by_side_are_one_tower(tmp_path: Path) -> None:
     features = tower.encode(given)
     np.testing.assert_allclose(features[:, 3:], given.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(features[:, :3], features[:, 3:], atol=1.5)
+    bilinear = [f"{spec}?resample=bilinear" for spec in (small, large)]
+    build_tower(",".join(bilinear), "picture", tmp_path / "bilinear")
+    shrunk = np.stack([np.asarray(Image.fromarray(picture).resize((8, 8), Image.Resampling.BILINEAR)) for picture in noise])
+    found = load_tower(tmp_path / "bilinear").encode(noise)
+    np.testing.assert_allclose(found[:, :3], shrunk.mean((1, 2)), rtol=1e-5)
+    assert not np.allclose(tower.encode(noise)[:, :3], found[:, :3], atol=0.01)
     one = build_tower(large, "picture", tmp_path / "one")
     assert one.weights_hash != built.weights_hash
     with pytest.raises(TowerError, match=r"^towers side by side see the same pixels, but these decode pictures otherwise \("):
@@ -221,12 +237,18 @@ def test_towers_side_by_side_are_one_tower(tmp_path: Path) -> None:
         ("hf:x?crop_ratio=0", "picture", r"^tower 'hf:x\?crop_ratio=0': crop_ratio is a number above 0 and at most 1$"),
         ("hf:x?crop_ratio=y", "picture", r"^tower 'hf:x\?crop_ratio=y': crop_ratio is a number above 0 and at most 1$"),
         ("hf:x?prefix=y", "picture", r"^tower .* has the option 'prefix', which is unknown: known are batch, crop_ratio, fit, "),
+        ("hf:x?tokens=5", "picture", r"^tower .* has the option 'tokens', which is unknown: known are .*, pooling, resample$"),
+        ("keras-hub:x?side=5", "text", r"^tower .* has the option 'side', which is unknown: known are batch, form, pooling, "),
         ("tflite:x", "text", r"^tower 'tflite:x' encodes a picture, not a text: name another one$"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused(spec: str, modality: Any, message: str) -> None:
     with pytest.raises(TowerError, match=message):
         read_source(spec, modality)
+
+
+def test_options_are_read_as_those_of_an_address() -> None:
+    assert read_source("keras:VGG16?weights=a%20b%26c.h5", "picture").options == {"weights": "a b&c.h5"}
 
 
 def test_texts_get_the_case_and_punctuation_that_a_network_was_trained_with() -> None:

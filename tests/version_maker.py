@@ -18,7 +18,7 @@ from catalogue_lookup.manifest import Manifest, Metric
 from encoders.bundle import Bundle, open_bundle, write_bundle
 from encoders.fusion import Fusion
 from encoders.heads import Head, random_head
-from encoders.towers import TowerSpec
+from encoders.tower_spec import TowerSpec
 from pipelines.build import build_version
 from pipelines.layout import Index, order_of
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
+# Part of what every stored feature of a picture is kept under: to be changed with whatever changes pixels below.
+VERSION = 1
+
 MAX_PIXELS = 178_956_970 // 2
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
 

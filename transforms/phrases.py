@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from transforms.shop_words import ShopWords
-from transforms.wordings import word_phrase
+from transforms.wordings import pick, word_phrase
 
 Attributes = Mapping[str, str | Sequence[str]]
 
@@ -99,10 +99,10 @@ def make_phrases(
         return []
     phrases = []
     for _ in range(count):
-        chosen = {role: _pick(values, rng) for role, values in filled.items() if rng.random() < _SHARES.get(role, 0.2)}
+        chosen = {role: pick(values, rng) for role, values in filled.items() if rng.random() < _SHARES.get(role, 0.2)}
         if not chosen:
             role = "kind" if "kind" in filled else next(iter(filled))
-            chosen = {role: _pick(filled[role], rng)}
+            chosen = {role: pick(filled[role], rng)}
         phrases.append(word_phrase(chosen, _language(languages, rng.random()), rng, words))
     return phrases
 
@@ -156,10 +156,6 @@ def _language(languages: Mapping[str, float], draw: float) -> str:
 
 def _audience(value: str, words: ShopWords) -> bool:
     return words.variants(value, "en")[0] in _AUDIENCES
-
-
-def _pick(values: Sequence[str], rng: np.random.Generator) -> str:
-    return values[int(rng.integers(len(values)))]
 
 
 def _rank(seed: int, product_id: str, text: str) -> int:

@@ -123,10 +123,10 @@ def _spaced(chosen: Mapping[str, str], language: str, rng: np.random.Generator, 
             continue
         spoken = _candidates(role, value, language, rng, words)
         if "kind" in chosen and rng.random() < wording.after_share:
-            after.append((_pick(wording.after.get(role, _ALONE), rng), spoken))
+            after.append((pick(wording.after.get(role, _ALONE), rng), spoken))
         else:
             forms = wording.forms.get(spoken[0]) if role == "audience" else None
-            before.append(("{any}", (_pick(forms, rng),) if forms and rng.random() < 0.4 else spoken))
+            before.append(("{any}", (pick(forms, rng),) if forms and rng.random() < 0.4 else spoken))
     rng.shuffle(before)
     rng.shuffle(after)
     kind = [_kind(chosen["kind"], language, rng, words)] if "kind" in chosen else []
@@ -134,7 +134,7 @@ def _spaced(chosen: Mapping[str, str], language: str, rng: np.random.Generator, 
 
     def fill(frame: str, spoken: Sequence[str]) -> str:
         agreeing = [word for word in spoken if word[-wording.agreement :] in endings] or spoken
-        return frame.format(usual=spoken[0], any=agreeing[0] if len(agreeing) == 1 else _pick(agreeing, rng))
+        return frame.format(usual=spoken[0], any=agreeing[0] if len(agreeing) == 1 else pick(agreeing, rng))
 
     phrase = " ".join([*(fill(*part) for part in before), *kind, *(fill(*part) for part in after)])
     return phrase if rng.random() < wording.capitals else phrase.lower()
@@ -156,7 +156,7 @@ def _english(role: str, value: str, rng: np.random.Generator, words: ShopWords) 
     if role == "audience" and variants:
         value = variants[0]
     elif role != "brand" and rng.random() < 0.15:
-        value = _pick(variants or [value], rng)
+        value = pick(variants or [value], rng)
     return singular(value) if role == "kind" and rng.random() < 0.3 else value
 
 
@@ -193,5 +193,6 @@ def _join(parts: Sequence[str]) -> str:
     return text.strip()
 
 
-def _pick(values: Sequence[str], rng: np.random.Generator) -> str:
+def pick(values: Sequence[str], rng: np.random.Generator) -> str:
+    """Draw one of the values, each being as likely."""
     return values[int(rng.integers(len(values)))]
