@@ -24,7 +24,7 @@ from encoders.fusion import STRUCTURED, Fusion
 from encoders.towers import Tower
 from pipelines import ranges, storage
 from pipelines.bundles import open_at
-from pipelines.explanation import INDEXED, REJECTED_ROW, UNKNOWN, WITHDRAWN, Explanation
+from pipelines.explanation import INDEXED, PRUNE, REJECTED_ROW, UNKNOWN, WITHDRAWN, Explanation
 from pipelines.features import Space, part_files
 from pipelines.ingest import COLUMNS, NO_COLUMN
 from pipelines.layout import (
@@ -44,6 +44,7 @@ from pipelines.layout import (
 from pipelines.near_ids import near_ids
 from pipelines.operations import asked_version
 from pipelines.publish import read_current
+from pipelines.rewrite import is_rewritten
 
 NEIGHBOURS = 5
 LOOKED_AT = 100
@@ -96,8 +97,10 @@ class Explainer:
         if item is not None:
             told.state = INDEXED if withdrawal is None else WITHDRAWN
             self._read_vectors(told, item)
-        elif any(row["field"] is None for row in told.rejects):
-            told.state = REJECTED_ROW
+        else:
+            self._reject_taken_out(told)
+            if told.row_reject is not None:
+                told.state = REJECTED_ROW
         if item is not None or told.source is not None:
             self._read_features(told, keys)
         if item is not None:
@@ -129,6 +132,14 @@ class Explainer:
         for path in self._files("rejects/ingest-", *own):
             for _, row in ranges.find_rows(path, PRODUCT_ID, product_id):
                 yield {name: value for name, value in row.items() if name != PRODUCT_ID}
+
+    def _reject_taken_out(self, told: Explanation) -> None:
+        """Add the reject of a product that FUSE let through and that is not in the version: no file tells of it."""
+        fused = not any((row["stage"], row["field"]) == ("fuse", None) for row in told.rejects)
+        if fused and told.source is not None and is_rewritten(self.index, self.manifest.id):
+            place = {name: told.source[name] for name in ("shard", "row")}
+            detail = "it was withdrawn after the version was built"
+            told.rejects.insert(0, {"stage": PRUNE, "field": None, "reason": WITHDRAWN, "detail": detail, **place})
 
     def _files(self, *beginnings: str) -> list[str]:
         folder = self.index.version(self.manifest.id)

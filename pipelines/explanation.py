@@ -9,6 +9,8 @@ from typing import Any
 SHOWN_CHARACTERS = 200
 
 INDEXED, WITHDRAWN, REJECTED_ROW, UNKNOWN = "indexed", "withdrawn", "rejected", "unknown"
+# The stage that rejects what was withdrawn after its version was built.
+PRUNE = "prune"
 
 
 @dataclass
@@ -51,6 +53,11 @@ class Explanation:
     not_known: list[str] = field(default_factory=list)
 
     @property
+    def row_reject(self) -> Mapping[str, Any] | None:
+        """The reject of the whole product, None where it has none."""
+        return next((row for row in self.rejects if row["field"] is None), None)
+
+    @property
     def verdict(self) -> str:
         """Say in a sentence whether the product is found."""
         version = f"version {self.version}" + ("" if self.current else ", which is not the current one")
@@ -58,8 +65,10 @@ class Explanation:
             return f"'{self.product_id}' is indexed in {version}"
         if self.state == WITHDRAWN:
             return f"'{self.product_id}' is in {version}, but withdrawn: no answer holds it"
-        if self.state == REJECTED_ROW:
-            reason = next(row["reason"] for row in self.rejects if row["field"] is None)
+        if self.row_reject is not None:
+            reason = self.row_reject["reason"]
+            if self.row_reject["stage"] == PRUNE:
+                return f"'{self.product_id}' was taken out of {version} by 'prune': {reason}"
             return f"'{self.product_id}' was rejected by the run of {version}: {reason}"
         return f"'{self.product_id}' is not in the catalogue that {version} was made of"
 

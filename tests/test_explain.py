@@ -14,7 +14,9 @@ from shop_files import publish
 from pipelines.cli import main
 from pipelines.config import ConfigError
 from pipelines.explain import Explainer
+from pipelines.layout import Index
 from pipelines.near_ids import near_ids
+from pipelines.prune import prune
 from pipelines.withdraw import withdraw
 
 COUNT = 40
@@ -75,6 +77,19 @@ def test_the_row_of_a_feature_is_that_of_the_product(made: Path) -> None:
     for one in explain(made, "P00021").features:
         row = pq.read_table(made / one["file"]).slice(one["row"], 1).to_pylist()[0]
         assert (row["product_id"], row["key"].hex()) == ("P00021", one["key"])
+
+
+def test_a_withdrawn_product_that_prune_took_out_is_told_as_such(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    withdraw(str(index), ["P00009", "P00012"])
+    assert prune(Index(str(index)), 1, 0).rewritten
+    for product_id, row, others in (("P00012", 12, []), ("P00009", 9, ["duplicate_product_id"])):
+        told = explain(index, product_id)
+        assert told.verdict == f"'{product_id}' was taken out of version {told.version} by 'prune': withdrawn"
+        assert (told.state, told.rejects[0]["row"]) == ("rejected", row)
+        assert [reject["reason"] for reject in told.rejects] == ["withdrawn", *others]
+        assert {one["state"] for one in told.features} == {"not in the store"}
+    assert main(["explain", "P00012", "--index", str(index)]) == 7
+    assert "withdrawn: it was withdrawn after the version was built" in capsys.readouterr().out
 
 
 def test_a_picture_that_was_rejected_is_told_with_its_reason(made: Path) -> None:
