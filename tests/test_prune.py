@@ -21,8 +21,9 @@ from version_maker import draw_products, make_version
 from catalogue_lookup import UnknownProductError, open_index
 from pipelines import storage
 from pipelines.cli import main
+from pipelines.compaction import BASE
 from pipelines.config import Config, read_config
-from pipelines.layout import Index, Partition, read_json
+from pipelines.layout import Index, Partition, read_json, write_json
 from pipelines.prune import Pruned, prune
 from pipelines.publish import list_versions, publish_version, read_current
 from pipelines.run import Report, run
@@ -192,6 +193,20 @@ def test_a_space_that_no_version_names_goes(shop: Path) -> None:
     assert feature_files(index)
 
 
+def test_pictures_remembered_before_a_split_go_when_all_parts_have_remembered_since(tmp_path: Path) -> None:
+    index = Index(str(tmp_path))
+    write_json(index.settings, {"partition_bits": 2})
+    names = ("00-00000/r1", "01-00000/r2", "01-00001/r2", "02-00000/r3", "02-00001/r3", "02-00002/r3", "02-00003/r1")
+    for name in names:
+        storage.write_whole(f"{tmp_path}/pictures/{name}.parquet", b"")
+    assert prune(index, 1, 1).files == {}
+    assert prune(index, 1, 0).files == {"pictures": 1}
+    left = {path.relative_to(tmp_path / "pictures").with_suffix("").as_posix() for path in tmp_path.rglob("*.parquet")}
+    assert left == {*names} - {"01-00000/r2"}
+    storage.write_whole(f"{tmp_path}/pictures/02-00003/r4.parquet", b"")
+    assert prune(index, 1, 0).files == {"pictures": 2}
+
+
 # --- withdrawn products ---
 
 
@@ -244,6 +259,24 @@ def test_a_rewritten_version_is_what_a_build_without_the_product_is(tmp_path: Pa
     assert one.equals(two)
 
 
+def test_vectors_beside_annoy_files_are_rewritten_and_swept_with_them(tmp_path: Path, tiny_bundle: Path) -> None:
+    rows = [row(number) for number in range(40)]
+    first = run(configured(tmp_path, tiny_bundle, rows, fusion="mean", max_items_per_shard=15))
+    index = index_of(tmp_path)
+    folder = Path(index.version(first.version))
+    assert len(list(folder.glob("modalities/*.npy"))) == 3
+    withdraw(index.root, ["P00011"])
+    assert prune(index, 1, 0).files["replaced files of versions"] > 3
+    files = read_json(f"{folder}/manifest.json")["files"]
+    on_disk = {path.relative_to(folder).as_posix() for path in folder.glob("modalities/*.npy")}
+    assert on_disk == {name for name in files if name.startswith("modalities/")}
+    assert len(on_disk) == 3
+    with open_index(index.root) as opened:
+        hits = opened.search(product_id="P00012", weights={"text": 1.0}, k=40)
+    assert {hit.product_id for hit in hits} == {f"P{n:05d}" for n in range(40) if n not in (11, 12)}
+    assert main(["verify", "--index", index.root]) == 0
+
+
 # --- kills ---
 
 
@@ -257,7 +290,9 @@ def test_prune_cut_at_each_of_its_steps_leaves_what_opens_and_is_finished_later(
     expected = answers(index)
     prune(index, 1, 0)
     goal = {str(path.relative_to(index.root)) for path in Path(index.root).rglob("*") if "-prune-" not in path.name}
-    goal_run = run(configured(shop, tiny_bundle, trees=6))
+    never = Path(shutil.copytree(prepared, shop.parent / "never-pruned"))
+    unpruned = run(configured(never, tiny_bundle, trees=6))
+    next_night = hashes(index_of(never), unpruned.version)
     replace, unlink, step = os.replace, Path.unlink, 0
     while True:
         step += 11 if step else 1
@@ -293,24 +328,15 @@ def test_prune_cut_at_each_of_its_steps_leaves_what_opens_and_is_finished_later(
         assert answers(index) == expected
         if step % 3 == 1 and cut:
             torn = Path(shutil.copytree(shop, shop.parent / f"torn-{step}"))
-            after = run(configured(torn, tiny_bundle, trees=6, catalogue=[f"{shop}/shop.parquet"]))
+            after = run(configured(torn, tiny_bundle, trees=6))
             assert after.encoded == {}
-            assert hashes(index_of(torn), after.version) == hashes_of(goal_run, shop.parent, prepared, tiny_bundle, shop)
+            assert hashes(index_of(torn), after.version) == next_night
         prune(index, 1, 0)
         found = {str(path.relative_to(index.root)) for path in Path(index.root).rglob("*") if "-prune-" not in path.name}
         assert found == goal
         if not cut:
             break
     assert step > 20
-
-
-def hashes_of(_: Report, folder: Path, prepared: Path, bundle: Path, shop: Path) -> dict[str, str]:
-    """Return the next night's files of an index that was never pruned."""
-    copy = folder / "never"
-    if not copy.exists():
-        shutil.copytree(prepared, copy)
-    report = run(configured(copy, bundle, trees=6, catalogue=[f"{shop}/shop.parquet"]))
-    return hashes(index_of(copy), report.version)
 
 
 def test_a_killed_prune_is_finished_by_the_next(shop: Path) -> None:
@@ -363,7 +389,8 @@ def test_run_prunes_after_publishing_and_a_failure_of_it_fails_no_night(
     assert path.exists()
 
 
-def nights(folder: Path, bundle: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def nights(folder: Path, bundle: Path, count: int, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run nights on which one in `share` products changes, and hold the last ones to what the second took."""
     index, rows = index_of(folder), [row(number) for number in range(1_000)]
     opened: list[str] = []
     open_input = storage.open_input
@@ -374,40 +401,44 @@ def nights(folder: Path, bundle: Path, count: int, monkeypatch: pytest.MonkeyPat
         return open_input(path)
 
     monkeypatch.setattr(storage, "open_input", counted)
-    sizes, reads, stored, seconds = [], [], [], []
+    sizes, reads, stored, seconds, compacted = [], [], [], [], 0
     for night in range(count):
-        rows = changed(rows, night, 100) if night else rows
+        rows = changed(rows, night, share) if night else rows
         opened.clear()
         started = time.monotonic()
         report = run(configured(folder, bundle, rows, partition_rows=256, keep_versions=3))
         seconds.append(time.monotonic() - started)
-        assert sum(report.encoded.values()) == (10 if night else 1_000)
+        assert sum(report.encoded.values()) == (1_000 // share if night else 1_000)
+        assert report.pruned is not None
+        compacted += report.pruned.compacted
         reads.append(len(opened))
         sizes.append(sum(path.stat().st_size for path in Path(index.root).rglob("*") if path.is_file()))
         stored.append(sum(pq.read_metadata(path).num_rows for path in feature_files(index)))
     monkeypatch.undo()
     told = f"nights 2 and {count}: {seconds[1]:.2f} and {seconds[-1]:.2f} s, {sizes[1]:,} and {sizes[-1]:,} bytes, "
-    print(f"{told}{reads[1]:,} and {reads[-1]:,} reads of features; {stored[-1]:,} rows")  # noqa: T201
+    print(f"{told}{reads[1]:,} and {reads[-1]:,} reads of features; {stored[-1]:,} rows, {compacted} bases written")  # noqa: T201
     fresh = run(configured(folder.parent / "fresh", bundle, rows, partition_rows=256))
     one, two = vectors(index, report.version), vectors(index_of(folder.parent / "fresh"), fresh.version)
     assert one["product_id"].equals(two["product_id"])
     difference = np.abs(np.array(one["vector"].to_pylist()) - np.array(two["vector"].to_pylist())).max()
     assert difference < 1e-3
     assert len(list_versions(index)) == 3
+    assert compacted >= 4, "each of the four partitions was to be written anew"
+    assert {path.parent.name for path in feature_files(index) if path.name.endswith(BASE)} == {f"02-0000{n}" for n in range(4)}
     # Three versions are kept, of which the second night has two; a partition's deltas are at most 3/8 of its base.
     assert max(sizes) < 2 * sizes[1]
-    assert max(stored) <= 1_000 * (1 + 3 / 8) + 4 * 10 + 30
+    assert max(stored) <= 1_000 * (1 + 3 / 8) + 4 * (1_000 // share)
     assert len(feature_files(index)) <= 4 * 2 * 40
 
 
 @pytest.mark.harm
 def test_six_nights_cost_what_the_second_did(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nights(tmp_path / "shop", tiny_bundle, 6, monkeypatch)
+    nights(tmp_path / "shop", tiny_bundle, 6, 20, monkeypatch)
 
 
 @pytest.mark.harm
 def test_fifty_nights_cost_what_the_second_did(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nights(tmp_path / "shop", tiny_bundle, 50, monkeypatch)
+    nights(tmp_path / "shop", tiny_bundle, 50, 100, monkeypatch)
 
 
 def test_the_command_prunes_and_says_what(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
