@@ -19,6 +19,7 @@ import pytest
 from version_maker import draw_products, make_version
 
 from catalogue_lookup import UnknownProductError, open_index
+from encoders.integrity import IntegrityError
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.compaction import BASE
@@ -280,6 +281,69 @@ def test_vectors_beside_annoy_files_are_rewritten_and_swept_with_them(tmp_path: 
 # --- kills ---
 
 
+@pytest.mark.parametrize("unlinked", [0, 1, 5])
+def test_a_version_that_prune_was_deleting_when_it_was_killed_is_no_version_to_any_command(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], unlinked: int
+) -> None:
+    index, version = index_of(shop), min(version.id for version in list_versions(index_of(shop)))
+    folder, where = Path(index.version(version)), ["--index", index.root]
+    unlink, left = Path.unlink, unlinked
+
+    def cut(path: Path, missing_ok: bool = False) -> None:
+        nonlocal left
+        if folder in path.parents:
+            if not left:
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            left -= 1
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", cut)
+    assert main(["prune", *where, "--keep", "1", "--grace-hours", "0"]) == 6
+    monkeypatch.undo()
+    assert not Path(index.run(version).plan).exists()
+    capsys.readouterr()
+    commands = (["publish", version, "--force"], ["verify", "--version", version], ["explain", "P00001", "--version", version])
+    codes = [main([command[0], *where, *command[1:]]) for command in commands]
+    if unlinked:
+        assert codes == [2, 2, 2]
+        told = f"there is no version '{version}' in {index.root}: 'catalogue-index versions' lists those there are"
+        assert capsys.readouterr().err.splitlines() == 3 * [f"catalogue-index: {told}"]
+        with pytest.raises(IntegrityError, match=f"{version}/manifest.json is missing: there is no version {version}; see"):
+            open_index(index.root, version=version)
+        assert version not in {one.id for one in list_versions(index)}
+    else:
+        assert codes == [0, 0, 0]  # only its run is gone: it is whole
+        assert read_current(index) == version
+    prune(index, 1, 0)
+    assert folder.exists() is not bool(unlinked)
+
+
+@pytest.mark.parametrize("gone", ["vectors/*.parquet", "annoy/*.ann", "items-*.arrow", "rejects/*"])
+def test_a_version_of_which_a_file_is_gone_is_not_published_nor_rolled_back_to(
+    shop: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    index = index_of(shop)
+    rows = [*(row(number) for number in range(COUNT - 1)), {"id": None, "title": "no id", "price": 1.0}]
+    before = run(configured(shop, tiny_bundle, rows, max_reject_rate=1.0)).version
+    current = run(configured(shop, tiny_bundle, rows, max_reject_rate=1.0, trees=6)).version
+    path = sorted(Path(index.version(before)).glob(gone))[0]
+    path.unlink()
+    where = ["--index", index.root]
+    for command in (["publish", before, *where, "--force"], ["rollback", *where]):
+        capsys.readouterr()
+        assert main(command) == 4
+        assert f"catalogue-index: version {before} is not published: {path} is missing" in capsys.readouterr().err
+    assert main(["verify", *where, "--version", before]) == 6
+    assert f"{path} is missing" in capsys.readouterr().out
+    assert read_current(index) == current
+    assert prune(index, 1, 0).versions
+    assert answers(index)
+    shutil.rmtree(index.version(before))
+    assert main(["rollback", *where]) == 4
+    told = f"version {before}, whose place {current} took, is gone: publish another one by its id"
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.harm
 def test_prune_cut_at_each_of_its_steps_leaves_what_opens_and_is_finished_later(
     shop: Path, made: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
@@ -291,7 +355,8 @@ def test_prune_cut_at_each_of_its_steps_leaves_what_opens_and_is_finished_later(
     prune(index, 1, 0)
     goal = {str(path.relative_to(index.root)) for path in Path(index.root).rglob("*") if "-prune-" not in path.name}
     never = Path(shutil.copytree(prepared, shop.parent / "never-pruned"))
-    unpruned = run(configured(never, tiny_bundle, trees=6))
+    tonight: dict[str, Any] = {"trees": 6, "catalogue": [f"{shop}/shop.parquet"]}  # rejects name the shard
+    unpruned = run(configured(never, tiny_bundle, **tonight))
     next_night = hashes(index_of(never), unpruned.version)
     replace, unlink, step = os.replace, Path.unlink, 0
     while True:
@@ -328,7 +393,7 @@ def test_prune_cut_at_each_of_its_steps_leaves_what_opens_and_is_finished_later(
         assert answers(index) == expected
         if step % 3 == 1 and cut:
             torn = Path(shutil.copytree(shop, shop.parent / f"torn-{step}"))
-            after = run(configured(torn, tiny_bundle, trees=6))
+            after = run(configured(torn, tiny_bundle, **tonight))
             assert after.encoded == {}
             assert hashes(index_of(torn), after.version) == next_night
         prune(index, 1, 0)
@@ -415,8 +480,10 @@ def nights(folder: Path, bundle: Path, count: int, share: int, monkeypatch: pyte
         sizes.append(sum(path.stat().st_size for path in Path(index.root).rglob("*") if path.is_file()))
         stored.append(sum(pq.read_metadata(path).num_rows for path in feature_files(index)))
     monkeypatch.undo()
-    told = f"nights 2 and {count}: {seconds[1]:.2f} and {seconds[-1]:.2f} s, {sizes[1]:,} and {sizes[-1]:,} bytes, "
-    print(f"{told}{reads[1]:,} and {reads[-1]:,} reads of features; {stored[-1]:,} rows, {compacted} bases written")  # noqa: T201
+    for night in sorted({1, 3, count // 2 - 1, count - 1}):
+        told = f"night {night + 1}: {seconds[night]:.2f} s, {sizes[night]:,} bytes on disk, {reads[night]:,} reads of features"
+        print(f"{told}, {stored[night]:,} rows of them")  # noqa: T201
+    print(f"{count} nights: {compacted} bases written")  # noqa: T201
     fresh = run(configured(folder.parent / "fresh", bundle, rows, partition_rows=256))
     one, two = vectors(index, report.version), vectors(index_of(folder.parent / "fresh"), fresh.version)
     assert one["product_id"].equals(two["product_id"])
