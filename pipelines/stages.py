@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,19 +28,16 @@ from pipelines.fuse import Fuse, FuseSettings
 from pipelines.gate import Limits, RefusedError, judge
 from pipelines.ingest import Ingest, IngestSettings, ingest_first
 from pipelines.job import Job, finish_run
-from pipelines.layout import FORMAT, PARTITION_ROWS, WITHDRAWN, Stage, partition_bits, read_json, write_json
+from pipelines.layout import FORMAT, PARTITION_ROWS, Stage, partition_bits, read_json, write_json
 from pipelines.outlook import keep_speed, look_ahead, other_spaces, shown_total
 from pipelines.plan import CutShards, Plan, PlanSettings, group_shards
 from pipelines.publish import next_sequence, publish_version, read_current
+from pipelines.reject_counts import check_reject_rate, check_sum, sum_rejects
 from pipelines.runner import run_pipeline
 
 _log = logging.getLogger(__name__)
 STAGES: tuple[Stage, ...] = ("ingest", "plan", "encode", "collect", "fuse", "build", "publish")
 GROUP_ROWS = 65_536
-
-
-class RejectRateError(RuntimeError):
-    """Too many rows were rejected."""
 
 
 def timed(job: Job, stage: Stage, work: Callable[[], Any]) -> Any:
@@ -110,36 +107,6 @@ def _fix_partitions(job: Job, rows: int) -> int:
         bits = max(bits, read_json(path)["partition_bits"])
     write_json(path, {"format": FORMAT, "partition_bits": bits})
     return bits
-
-
-def sum_rejects(elements: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Add up what the elements of a stage rejected: products and fields by reason."""
-    products: Counter[str] = Counter()
-    fields: Counter[str] = Counter()
-    for element in elements:
-        products.update(element["rejected"]["products"])
-        fields.update(element["rejected"]["fields"])
-    return {"rejected": dict(products), "rejected_fields": dict(fields)}
-
-
-def check_reject_rate(job: Job, stages: Iterable[Mapping[str, Any]], rows: int) -> None:
-    """Fail above `--max-reject-rate`; withdrawn products do not count.
-
-    Raises:
-        RejectRateError: naming the commonest reasons.
-    """
-    reasons: Counter[str] = Counter()
-    for counts in stages:
-        reasons.update(counts["rejected"])
-        reasons.update(counts["rejected_fields"])
-    del reasons[WITHDRAWN]
-    rejected, most = sum(reasons.values()), job.config.max_reject_rate
-    if rows and rejected > most * rows:
-        named = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
-        raise RejectRateError(
-            f"{rejected:,} rejects in {rows:,} rows ({100 * rejected / rows:.1f} %) are more than --max-reject-rate "
-            f"{100 * most:g} %: {named}; see {job.run.file('rejects')}"
-        )
 
 
 def plan(job: Job) -> dict[str, Any]:
@@ -278,23 +245,6 @@ def _fuse(job: Job) -> dict[str, Any]:
     earlier = [job.ended("ingest"), job.ended("plan")]
     check_sum(job, [*earlier, counts], earlier[0]["rows"], counts["products"])
     return counts
-
-
-def check_sum(job: Job, stages: Iterable[Mapping[str, Any]], rows: int, indexed: int) -> None:
-    """Check that what came in is what is indexed plus what is rejected.
-
-    Raises:
-        RuntimeError: it is not; the run's files are wrong and nothing may be published.
-        RejectRateError: too much is rejected.
-    """
-    stages = list(stages)
-    rejected = sum(sum(counts["rejected"].values()) for counts in stages)
-    if rows != indexed + rejected:
-        raise RuntimeError(
-            f"{rows:,} rows came in, but {indexed:,} are indexed and {rejected:,} rejected: the run {job.run.id} is "
-            "damaged; delete its folder and run again"
-        )
-    check_reject_rate(job, stages, rows)
 
 
 def build(job: Job, bundle: Bundle) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from pipelines.job import Job
 from pipelines.layout import Index, read_json, write_json
 from pipelines.outlook import Outlook, keep_speed, shown_seconds, shown_total
 from pipelines.publish import read_current
+from pipelines.reject_counts import RejectRateError
 from pipelines.run import Report, dry_run, open_run, run
-from pipelines.stages import RejectRateError
 from pipelines.summary import Night
 
 PRODUCTS = 60
