@@ -118,9 +118,11 @@ def plan(job: Job) -> dict[str, Any]:
 def _plan(job: Job) -> dict[str, Any]:
     ingested = job.ended("ingest")
     roots = job.config.allow_root or pictures.catalogue_roots(job.uris)
+    # Where it was read long ago, the version may have been pruned meanwhile.
+    since = comparable(job.index, ingested["since"])
     settings = PlanSettings(
         job.index, job.run, job.spaces, job.uris, tuple(roots), job.config.max_pictures, job.config.unit_items,
-        job.config.strict, ingested["since"], job.schema.text_columns, job.withdrawn,
+        job.config.strict, since, job.schema.text_columns, job.withdrawn,
     )  # fmt: skip
     _collect(job)
     parts = job.partitions()
@@ -131,7 +133,7 @@ def _plan(job: Job) -> dict[str, Any]:
         groups = group_shards(ingested["rows_per_shard"], GROUP_ROWS)
         run_pipeline(lambda p: p | "ShardGroups" >> beam.Create(groups) | CutShards(settings), job.flags)
     cut = [element["units"] for element in (*planned, *(read_json(job.run.done("plan", group.name)) for group in groups))]
-    changes = Changes.total(ingested["since"], (element["changes"] for element in planned))
+    changes = Changes.total(since, (element["changes"] for element in planned))
     _log.info("plan: %s", changes)
     counts = {
         "products": sum(element["products"] for element in planned),

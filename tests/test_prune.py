@@ -483,7 +483,8 @@ def nights(folder: Path, bundle: Path, count: int, share: int, monkeypatch: pyte
     for night in sorted({1, 3, count // 2 - 1, count - 1}):
         told = f"night {night + 1}: {seconds[night]:.2f} s, {sizes[night]:,} bytes on disk, {reads[night]:,} reads of features"
         print(f"{told}, {stored[night]:,} rows of them")  # noqa: T201
-    print(f"{count} nights: {compacted} bases written")  # noqa: T201
+    few = np.median(seconds[1:11]), np.median(seconds[-10:])
+    print(f"{count} nights: {compacted} bases written; median of the first and last ten {few[0]:.2f} and {few[1]:.2f} s")  # noqa: T201
     fresh = run(configured(folder.parent / "fresh", bundle, rows, partition_rows=256))
     one, two = vectors(index, report.version), vectors(index_of(folder.parent / "fresh"), fresh.version)
     assert one["product_id"].equals(two["product_id"])
