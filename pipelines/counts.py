@@ -1,22 +1,11 @@
-"""Counts that a stage leaves: added up over its elements, and told in the log."""
+"""Counts that a stage leaves, told in the log."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.layout import Stage
-
-
-def sum_rejects(elements: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Add up what the elements of a stage rejected: products and fields by reason."""
-    products: Counter[str] = Counter()
-    fields: Counter[str] = Counter()
-    for element in elements:
-        products.update(element["rejected"]["products"])
-        fields.update(element["rejected"]["fields"])
-    return {"rejected": dict(products), "rejected_fields": dict(fields)}
 
 
 def shown(counts: Mapping[str, int]) -> str:

@@ -99,13 +99,12 @@ class Explainer:
         if item is not None:
             told.state = INDEXED if withdrawal is None else WITHDRAWN
             self._read_vectors(told, item)
-        elif any(row["field"] is None for row in told.rejects):
+        elif self._is_taken_out(told):
+            told.state = WITHDRAWN
+        elif told.row_reject is not None:
             told.state = REJECTED_ROW
-        elif is_rewritten(self.index, self.manifest.id):
-            if told.source is not None:
-                told.state = WITHDRAWN
-            elif not storage.exists(self.run.plan):
-                told.not_known.append("whether it was withdrawn and taken out of the version: its run alone tells")
+        elif is_rewritten(self.index, self.manifest.id) and not storage.exists(self.run.plan):
+            told.not_known.append("whether it was withdrawn and taken out of the version: its run alone tells")
         if item is not None or told.source is not None:
             self._read_features(told, keys)
         if item is not None:
@@ -137,6 +136,11 @@ class Explainer:
         for path in self._files("rejects/ingest-", *own):
             for _, row in ranges.find_rows(path, PRODUCT_ID, product_id):
                 yield {name: value for name, value in row.items() if name != PRODUCT_ID}
+
+    def _is_taken_out(self, told: Explanation) -> bool:
+        """Say whether FUSE let the product through, and the version lost it since."""
+        fused = not any((row["stage"], row["field"]) == ("fuse", None) for row in told.rejects)
+        return fused and told.source is not None and is_rewritten(self.index, self.manifest.id)
 
     def _files(self, *beginnings: str) -> list[str]:
         folder = self.index.version(self.manifest.id)

@@ -51,6 +51,11 @@ class Explanation:
     not_known: list[str] = field(default_factory=list)
 
     @property
+    def row_reject(self) -> Mapping[str, Any] | None:
+        """The reject of the whole product, None where it has none."""
+        return next((row for row in self.rejects if row["field"] is None), None)
+
+    @property
     def verdict(self) -> str:
         """Say in a sentence whether the product is found."""
         version = f"version {self.version}" + ("" if self.current else ", which is not the current one")
@@ -60,9 +65,8 @@ class Explanation:
             return f"'{self.product_id}' was withdrawn, and prune took it out of {version}"
         if self.state == WITHDRAWN:
             return f"'{self.product_id}' is in {version}, but withdrawn: no answer holds it"
-        if self.state == REJECTED_ROW:
-            reason = next(row["reason"] for row in self.rejects if row["field"] is None)
-            return f"'{self.product_id}' was rejected by the run of {version}: {reason}"
+        if self.row_reject is not None:
+            return f"'{self.product_id}' was rejected by the run of {version}: {self.row_reject['reason']}"
         return f"'{self.product_id}' is not in the catalogue that {version} was made of"
 
     def facts(self) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,6 @@ Withdrawn products are not missed.
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from datetime import UTC, datetime
 
 from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from pipelines import storage
-from pipelines.layout import Index, write_json
+from pipelines.layout import Index, read_json, write_json
 from pipelines.withdraw import count_withdrawn
 
 REFUSED_FILE = "refused.json"
@@ -166,7 +165,7 @@ def read_refusal(index: Index, version: str) -> list[str]:
     """Return the reasons that a version was refused for, none where it was not."""
     path = _refused_path(index, version)
     try:
-        content = json.loads(storage.read_bytes(path))
+        content = read_json(path)
     except FileNotFoundError:
         return []
     except ValueError:
@@ -176,7 +175,7 @@ def read_refusal(index: Index, version: str) -> list[str]:
 
 def refused_versions(index: Index) -> set[str]:
     """Return the ids of the versions that were refused."""
-    found = storage.list_folder(storage.join(index.root, "versions"), f"*/{REFUSED_FILE}")
+    found = storage.list_folder(index.versions, f"*/{REFUSED_FILE}")
     return {info.path.rsplit("/", 2)[-2] for info in found}
 
 

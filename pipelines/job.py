@@ -160,7 +160,7 @@ def _has(schema: CatalogueSchema, modality: str) -> bool:
 
 
 def _find_run(index: Index, digest: str) -> Run | None:
-    plans = storage.list_folder(storage.join(index.root, "runs"), f"*-{digest[:12]}/plan.json")
+    plans = storage.list_folder(index.runs, f"*-{digest[:12]}/plan.json")
     for info in reversed(plans):
         run = index.run(info.path.rsplit("/", 2)[-2])
         if read_json(run.plan)["hash"] == digest and not storage.exists(run.finished):

@@ -89,6 +89,11 @@ class Partition:
         for bits in range(self.bits, -1, -1):
             yield Partition(bits, self.number >> (self.bits - bits))
 
+    def cut(self, bits: int) -> Iterator[Partition]:
+        """Yield the partitions at a greater depth that it is cut into."""
+        for number in range(self.number << (bits - self.bits), (self.number + 1) << (bits - self.bits)):
+            yield Partition(bits, number)
+
 
 def partition_named(name: str) -> Partition:
     """Return the partition of that name in paths."""

@@ -6,7 +6,6 @@ enough of them to tell. Where no run has yet, some items of the first unit of wo
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -209,6 +208,6 @@ def _shown(value: Any) -> str:
 
 def _tower(folder: str) -> str:
     try:
-        return str(json.loads(storage.read_bytes(storage.join(folder, SPEC_FILE)))["spec"])
+        return str(read_json(storage.join(folder, SPEC_FILE))["spec"])
     except FileNotFoundError:
         return "another one"

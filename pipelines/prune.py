@@ -23,7 +23,7 @@ from encoders.bundle import BUNDLE_FILE
 from pipelines import storage
 from pipelines.collect import COLLECTED
 from pipelines.compaction import BASE, Compact, CompactSettings, Reader, superseded, survey
-from pipelines.layout import Index, partition_named, partitions, read_json
+from pipelines.layout import Index, partition_named, read_json
 from pipelines.retention import Kept, Rule, decide, newest
 from pipelines.rewrite import count_in_files, markers_of, rewrite_version
 from pipelines.runner import run_pipeline
@@ -164,7 +164,8 @@ def _sweep_version(index: Index, version: str, rule: Rule, pruned: Pruned) -> No
     if not rule.over(info.modified):
         return
     listed = read_json(info.path)["files"]
-    found = [file for name in ("vectors/*", "annoy/*", "rejects/*", "items-*") for file in storage.list_folder(folder, name)]
+    # What lies beside the manifest and is not listed (`published.json` and the like) stays.
+    found = [file for name in ("*/*", "items-*") for file in storage.list_folder(folder, name)]
     unlisted = [file for file in found if file.path.removeprefix(f"{folder}/") not in listed and rule.over(file.modified)]
     if unlisted and not pruned.dry_run:
         # What a killed rewriting made is named there.
@@ -234,7 +235,7 @@ def _prune_pictures(index: Index, rule: Rule, pruned: Pruned) -> None:
     latest = {info.path.rsplit("/", 2)[-2]: info.path.rpartition("/")[2] for info in infos}
     for info in infos:
         part = partition_named(info.path.rsplit("/", 2)[-2])
-        parts = [other for other in partitions(bits) if other != part and part in other.lineage()]
-        later = all(latest.get(other.name, "") > info.path.rpartition("/")[2] for other in parts)
-        if part.bits < bits and later and rule.over(info.modified):
-            pruned.delete("pictures", [info])
+        if part.bits < bits and rule.over(info.modified):
+            run = info.path.rpartition("/")[2]
+            if all(latest.get(cut.name, "") > run for cut in part.cut(bits)):
+                pruned.delete("pictures", [info])

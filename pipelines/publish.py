@@ -9,7 +9,6 @@ the run began. So a reader finds the old version or the new one, each whole, and
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import socket
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, pa
 from encoders.integrity import IntegrityError, verify_files
 from pipelines import storage
 from pipelines.gate import read_version, refused_versions
-from pipelines.layout import Index, write_json
+from pipelines.layout import Index, read_json, write_json
 
 PUBLISHED_FILE = "published.json"
 
@@ -75,7 +74,7 @@ def next_sequence(index: Index) -> int:
 
 def _manifests(index: Index) -> list[Manifest]:
     manifests = []
-    for info in storage.list_folder(storage.join(index.root, "versions"), f"*/{MANIFEST_FILE}"):
+    for info in storage.list_folder(index.versions, f"*/{MANIFEST_FILE}"):
         try:
             manifests.append(read_manifest(storage.read_bytes(info.path), info.path))
         except ManifestError as error:
@@ -156,7 +155,7 @@ def read_publications(index: Index, version: str) -> list[dict[str, Any]]:
     """Return each time a version became current: when, who, host, instead_of, forced, reasons; the oldest first."""
     path = storage.join(index.version(version), PUBLISHED_FILE)
     try:
-        published: list[dict[str, Any]] = json.loads(storage.read_bytes(path))["published"]
+        published: list[dict[str, Any]] = read_json(path)["published"]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError):

@@ -83,7 +83,7 @@ class Kept:
 def spaces_of_bundle(index: Index, bundle: str) -> set[str]:
     """Name the spaces of a bundle's features; none where the bundle is not there or cannot be read."""
     try:
-        content = json.loads(storage.read_bytes(storage.join(index.bundles, bundle, BUNDLE_FILE)))
+        content = read_json(storage.join(index.bundles, bundle, BUNDLE_FILE))
         return {
             Space.of(TowerSpec.from_json(json.dumps(spec)), Views.from_json(content["views"][modality])).id
             for modality, spec in content["towers"].items()

@@ -12,7 +12,6 @@ Memory is that of FUSE (one partition's vectors file a worker) and of BUILD.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -166,7 +165,7 @@ def _note(index: Index, version: str, products: int) -> None:
     """Say beside the manifest that the version is rewritten; before it is, because a run must not take it for its own."""
     path = storage.join(index.version(version), REWRITTEN_FILE)
     try:
-        before = json.loads(storage.read_bytes(path))["rewritten"]
+        before = read_json(path)["rewritten"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         before = []
     entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "withdrawn": products}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,26 +22,23 @@ from pipelines import pictures, storage
 from pipelines.build import TREES, build_version
 from pipelines.changes import Changes, comparable
 from pipelines.collect import Collect, mark_collected, uncollected
-from pipelines.counts import shown, sum_rejects, told
+from pipelines.counts import shown, told
 from pipelines.drift import drift_since
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.fuse import Fuse, FuseSettings
 from pipelines.gate import Limits, RefusedError, judge
 from pipelines.ingest import Ingest, IngestSettings, ingest_first
 from pipelines.job import Job, finish_run
-from pipelines.layout import FORMAT, PARTITION_ROWS, WITHDRAWN, Stage, partition_bits, read_json, write_json
+from pipelines.layout import FORMAT, PARTITION_ROWS, Stage, partition_bits, read_json, write_json
 from pipelines.outlook import keep_speed, look_ahead, other_spaces, shown_total
 from pipelines.plan import CutShards, Plan, PlanSettings, group_shards
 from pipelines.publish import next_sequence, publish_version, read_current
+from pipelines.reject_counts import check_reject_rate, check_sum, sum_rejects
 from pipelines.runner import run_pipeline
 
 _log = logging.getLogger(__name__)
 STAGES: tuple[Stage, ...] = ("ingest", "plan", "encode", "collect", "fuse", "build", "publish")
 GROUP_ROWS = 65_536
-
-
-class RejectRateError(RuntimeError):
-    """Too many rows were rejected."""
 
 
 def timed(job: Job, stage: Stage, work: Callable[[], Any]) -> Any:
@@ -97,26 +94,6 @@ def _fix_partitions(job: Job, rows: int) -> int:
     return bits
 
 
-def check_reject_rate(job: Job, stages: Iterable[Mapping[str, Any]], rows: int) -> None:
-    """Fail above `--max-reject-rate`; withdrawn products do not count.
-
-    Raises:
-        RejectRateError: naming the commonest reasons.
-    """
-    reasons: Counter[str] = Counter()
-    for counts in stages:
-        reasons.update(counts["rejected"])
-        reasons.update(counts["rejected_fields"])
-    del reasons[WITHDRAWN]
-    rejected, most = sum(reasons.values()), job.config.max_reject_rate
-    if rows and rejected > most * rows:
-        named = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
-        raise RejectRateError(
-            f"{rejected:,} rejects in {rows:,} rows ({100 * rejected / rows:.1f} %) are more than --max-reject-rate "
-            f"{100 * most:g} %: {named}; see {job.run.file('rejects')}"
-        )
-
-
 def plan(job: Job) -> dict[str, Any]:
     """Find out what is missing in the feature store and cut it into units."""
     job.ended("ingest")
@@ -126,9 +103,11 @@ def plan(job: Job) -> dict[str, Any]:
 def _plan(job: Job) -> dict[str, Any]:
     ingested = job.ended("ingest")
     roots = job.config.allow_root or pictures.catalogue_roots(job.uris)
+    # Where it was read long ago, the version may have been pruned meanwhile.
+    since = comparable(job.index, ingested["since"])
     settings = PlanSettings(
         job.index, job.run, job.spaces, job.uris, tuple(roots), job.config.max_pictures, job.config.unit_items,
-        job.config.strict, ingested["since"], job.schema.text_columns, job.withdrawn,
+        job.config.strict, since, job.schema.text_columns, job.withdrawn,
     )  # fmt: skip
     _collect(job)
     parts = job.partitions()
@@ -139,7 +118,7 @@ def _plan(job: Job) -> dict[str, Any]:
         groups = group_shards(ingested["rows_per_shard"], GROUP_ROWS)
         run_pipeline(lambda p: p | "ShardGroups" >> beam.Create(groups) | CutShards(settings), job.flags)
     cut = [element["units"] for element in (*planned, *(read_json(job.run.done("plan", group.name)) for group in groups))]
-    changes = Changes.total(ingested["since"], (element["changes"] for element in planned))
+    changes = Changes.total(since, (element["changes"] for element in planned))
     _log.info("plan: %s", changes)
     counts = {
         "products": sum(element["products"] for element in planned),
@@ -253,23 +232,6 @@ def _fuse(job: Job) -> dict[str, Any]:
     earlier = [job.ended("ingest"), job.ended("plan")]
     check_sum(job, [*earlier, counts], earlier[0]["rows"], counts["products"])
     return counts
-
-
-def check_sum(job: Job, stages: Iterable[Mapping[str, Any]], rows: int, indexed: int) -> None:
-    """Check that what came in is what is indexed plus what is rejected.
-
-    Raises:
-        RuntimeError: it is not; the run's files are wrong and nothing may be published.
-        RejectRateError: too much is rejected.
-    """
-    stages = list(stages)
-    rejected = sum(sum(counts["rejected"].values()) for counts in stages)
-    if rows != indexed + rejected:
-        raise RuntimeError(
-            f"{rows:,} rows came in, but {indexed:,} are indexed and {rejected:,} rejected: the run {job.run.id} is "
-            "damaged; delete its folder and run again"
-        )
-    check_reject_rate(job, stages, rows)
 
 
 def build(job: Job, bundle: Bundle) -> dict[str, Any]:

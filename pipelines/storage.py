@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 
@@ -162,9 +162,12 @@ def list_files(pattern: str) -> list[FileInfo]:
         return sorted(_list_local(str(local_path(pattern))), key=lambda info: info.path)
     with named_errors("list", pattern):
         found = FileSystems.match([pattern])[0].metadata_list
-    infos = [FileInfo(m.path, m.size_in_bytes, f"{m.size_in_bytes}-{m.last_updated_in_seconds}",
-                      m.last_updated_in_seconds or 0.0) for m in found]  # fmt: skip
-    return sorted(infos, key=lambda info: info.path)
+    return sorted((_listed(metadata) for metadata in found), key=lambda info: info.path)
+
+
+def _listed(metadata: FileMetadata) -> FileInfo:
+    size, modified = metadata.size_in_bytes, metadata.last_updated_in_seconds
+    return FileInfo(metadata.path, size, f"{size}-{modified}", modified or 0.0)
 
 
 def _list_local(pattern: str) -> Iterator[FileInfo]:
@@ -203,12 +206,11 @@ def fingerprint(path: str) -> str:
     with named_errors("read", path):
         local = local_path(path)
         if local is not None:
-            stat = os.stat(local)
-            return f"{stat.st_size}-{stat.st_mtime_ns}"
+            return _look_at(os.fspath(local)).fingerprint
         found = FileSystems.match([path])[0].metadata_list
         if not found:
             raise FileNotFoundError(errno.ENOENT, "No such file", path)
-        return f"{found[0].size_in_bytes}-{found[0].last_updated_in_seconds}"
+        return _listed(found[0]).fingerprint
 
 
 def remove(paths: Iterable[str]) -> None:
@@ -218,6 +220,7 @@ def remove(paths: Iterable[str]) -> None:
         with named_errors("delete", path):
             if local is not None:
                 if local.is_dir():
+                    # What stays is only found by name, such as the files that NFS keeps for who has them open.
                     shutil.rmtree(local, ignore_errors=True)
                 else:
                     local.unlink(missing_ok=True)

@@ -20,8 +20,8 @@ from pipelines.job import Job
 from pipelines.layout import Index, read_json, write_json
 from pipelines.outlook import Outlook, keep_speed, shown_seconds, shown_total
 from pipelines.publish import read_current
-from pipelines.run import Report, dry_run, open_run, run
-from pipelines.stages import RejectRateError
+from pipelines.reject_counts import RejectRateError
+from pipelines.run import Report, dry_run, open_run, run, run_stage
 from pipelines.summary import Night
 from transforms import decode
 
@@ -128,6 +128,18 @@ def test_a_version_whose_run_is_gone_is_not_compared_with(config: MakeConfig, ca
     assert (
         f"what changed since version {first.version} is not known: the products of its run are not there; all count as new"
     ) in caplog.text
+
+
+def test_a_version_that_was_pruned_since_the_catalogue_was_read_is_not_compared_with(config: MakeConfig) -> None:
+    first = run(config(products()))
+    settings = config(products()[1:])
+    assert run_stage(settings, "ingest").changes is None
+    (begun,) = [path for path in Path(settings.index).glob("runs/*/ended/ingest.json") if first.version not in path.parts]
+    assert read_json(str(begun))["since"] == first.version
+    for path in (Path(settings.index) / "runs" / first.version / "products").iterdir():
+        path.unlink()
+    report = run(settings)
+    assert (report.version, report.changes) == (begun.parts[-3], Changes(None, new=PRODUCTS - 1))
 
 
 def test_lists_numbers_and_columns_that_come_and_go_are_compared() -> None:

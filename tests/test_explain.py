@@ -79,6 +79,17 @@ def test_the_row_of_a_feature_is_that_of_the_product(made: Path) -> None:
         assert (row["product_id"], row["key"].hex()) == ("P00021", one["key"])
 
 
+def test_what_prune_took_out_is_told_beside_its_rejects(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    withdraw(str(index), ["P00009", "P00012"])
+    assert prune(Index(str(index)), 1, 0).rewritten
+    told = explain(index, "P00009")
+    assert told.verdict == f"'P00009' was withdrawn, and prune took it out of version {told.version}"
+    assert (told.state, told.source["row"]) == ("withdrawn", 9)
+    assert [reject["reason"] for reject in told.rejects] == ["duplicate_product_id"]
+    assert main(["explain", "P00012", "--index", str(index)]) == 7
+    assert "'P00012' was withdrawn, and prune took it out of version" in capsys.readouterr().out
+
+
 def test_a_picture_that_was_rejected_is_told_with_its_reason(made: Path) -> None:
     told = explain(made, "P00003")
     assert told.state == "indexed"

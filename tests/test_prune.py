@@ -19,11 +19,13 @@ import pytest
 from version_maker import draw_products, make_version
 
 from catalogue_lookup import UnknownProductError, open_index
+from encoders.integrity import IntegrityError
 from pipelines import storage
 from pipelines.cli import main
+from pipelines.compaction import BASE
 from pipelines.config import Config, read_config
-from pipelines.layout import Index, Partition, read_json
-from pipelines.prune import Pruned, prune
+from pipelines.layout import Index, Partition, read_json, write_json
+from pipelines.prune import prune
 from pipelines.publish import list_versions, publish_version, read_current
 from pipelines.run import Report, run
 from pipelines.withdraw import undo, withdraw
@@ -102,7 +104,7 @@ def test_the_newest_the_current_and_the_one_before_it_stay(tmp_path: Path) -> No
         before = f"v{number - 1}" if number > 1 else None
         make_version(tmp_path, f"v{number}", draw_products(20), sequence=number, previous=before)
     publish_version(index, "v3", None)
-    assert prune(index, 2, 24).lines().__next__() == "nothing to prune"
+    assert list(prune(index, 2, 24).lines()) == ["nothing to prune"]
     told = prune(index, 2, 0, dry_run=True)
     assert (told.versions, len(list_versions(index))) == (["v1", "v4"], 6)
     assert prune(index, 2, 0).versions == ["v1", "v4"]
@@ -192,6 +194,20 @@ def test_a_space_that_no_version_names_goes(shop: Path) -> None:
     assert feature_files(index)
 
 
+def test_pictures_remembered_before_a_split_go_when_all_parts_have_remembered_since(tmp_path: Path) -> None:
+    index = Index(str(tmp_path))
+    write_json(index.settings, {"partition_bits": 2})
+    names = ("00-00000/r1", "01-00000/r2", "01-00001/r2", "02-00000/r3", "02-00001/r3", "02-00002/r3", "02-00003/r1")
+    for name in names:
+        storage.write_whole(f"{tmp_path}/pictures/{name}.parquet", b"")
+    assert prune(index, 1, 1).files == {}
+    assert prune(index, 1, 0).files == {"pictures": 1}
+    left = {path.relative_to(tmp_path / "pictures").with_suffix("").as_posix() for path in tmp_path.rglob("*.parquet")}
+    assert left == {*names} - {"01-00000/r2"}
+    storage.write_whole(f"{tmp_path}/pictures/02-00003/r4.parquet", b"")
+    assert prune(index, 1, 0).files == {"pictures": 2}
+
+
 # --- withdrawn products ---
 
 
@@ -244,7 +260,88 @@ def test_a_rewritten_version_is_what_a_build_without_the_product_is(tmp_path: Pa
     assert one.equals(two)
 
 
+def test_vectors_beside_annoy_files_are_rewritten_and_swept_with_them(tmp_path: Path, tiny_bundle: Path) -> None:
+    rows = [row(number) for number in range(40)]
+    first = run(configured(tmp_path, tiny_bundle, rows, fusion="mean", max_items_per_shard=15))
+    index = index_of(tmp_path)
+    folder = Path(index.version(first.version))
+    assert len(list(folder.glob("modalities/*.npy"))) == 3
+    withdraw(index.root, ["P00011"])
+    assert prune(index, 1, 0).files["replaced files of versions"] > 3
+    files = read_json(f"{folder}/manifest.json")["files"]
+    on_disk = {path.relative_to(folder).as_posix() for path in folder.glob("modalities/*.npy")}
+    assert on_disk == {name for name in files if name.startswith("modalities/")}
+    assert len(on_disk) == 3
+    with open_index(index.root) as opened:
+        hits = opened.search(product_id="P00012", weights={"text": 1.0}, k=40)
+    assert {hit.product_id for hit in hits} == {f"P{n:05d}" for n in range(40) if n not in (11, 12)}
+    assert main(["verify", "--index", index.root]) == 0
+
+
 # --- kills ---
+
+
+@pytest.mark.parametrize("unlinked", [0, 1, 5])
+def test_a_version_that_prune_was_deleting_when_it_was_killed_is_no_version_to_any_command(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], unlinked: int
+) -> None:
+    index, version = index_of(shop), min(version.id for version in list_versions(index_of(shop)))
+    folder, where = Path(index.version(version)), ["--index", index.root]
+    unlink, left = Path.unlink, unlinked
+
+    def cut(path: Path, missing_ok: bool = False) -> None:
+        nonlocal left
+        if folder in path.parents:
+            if not left:
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            left -= 1
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", cut)
+    assert main(["prune", *where, "--keep", "1", "--grace-hours", "0"]) == 6
+    monkeypatch.undo()
+    assert not Path(index.run(version).plan).exists()
+    capsys.readouterr()
+    commands = (["publish", version, "--force"], ["verify", "--version", version], ["explain", "P00001", "--version", version])
+    codes = [main([command[0], *where, *command[1:]]) for command in commands]
+    if unlinked:
+        assert codes == [2, 2, 2]
+        told = f"there is no version '{version}' in {index.root}: 'catalogue-index versions' lists those there are"
+        assert capsys.readouterr().err.splitlines() == 3 * [f"catalogue-index: {told}"]
+        with pytest.raises(IntegrityError, match=f"{version}/manifest.json is missing: there is no version {version}; see"):
+            open_index(index.root, version=version)
+        assert version not in {one.id for one in list_versions(index)}
+    else:
+        assert codes == [0, 0, 0]  # only its run is gone: it is whole
+        assert read_current(index) == version
+    prune(index, 1, 0)
+    assert folder.exists() is not bool(unlinked)
+
+
+@pytest.mark.parametrize("gone", ["vectors/*.parquet", "annoy/*.ann", "items-*.arrow", "rejects/*"])
+def test_a_version_of_which_a_file_is_gone_is_not_published_nor_rolled_back_to(
+    shop: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    index = index_of(shop)
+    rows = [*(row(number) for number in range(COUNT - 1)), {"id": None, "title": "no id", "price": 1.0}]
+    before = run(configured(shop, tiny_bundle, rows, max_reject_rate=1.0)).version
+    current = run(configured(shop, tiny_bundle, rows, max_reject_rate=1.0, trees=6)).version
+    path = sorted(Path(index.version(before)).glob(gone))[0]
+    path.unlink()
+    where = ["--index", index.root]
+    for command in (["publish", before, *where, "--force"], ["rollback", *where]):
+        capsys.readouterr()
+        assert main(command) == 4
+        assert f"catalogue-index: version {before} is not published: {path} is missing" in capsys.readouterr().err
+    assert main(["verify", *where, "--version", before]) == 6
+    assert f"{path} is missing" in capsys.readouterr().out
+    assert read_current(index) == current
+    assert prune(index, 1, 0).versions
+    assert answers(index)
+    shutil.rmtree(index.version(before))
+    assert main(["rollback", *where]) == 4
+    told = f"version {before}, whose place {current} took, is gone: publish another one by its id"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.harm
@@ -257,8 +354,11 @@ def test_prune_cut_at_each_of_its_steps_leaves_what_opens_and_is_finished_later(
     expected = answers(index)
     prune(index, 1, 0)
     goal = {str(path.relative_to(index.root)) for path in Path(index.root).rglob("*") if "-prune-" not in path.name}
-    goal_run = run(configured(shop, tiny_bundle, trees=6))
-    replace, unlink, step = os.replace, Path.unlink, 0
+    never = Path(shutil.copytree(prepared, shop.parent / "never-pruned"))
+    tonight: dict[str, Any] = {"trees": 6, "catalogue": [f"{shop}/shop.parquet"]}  # rejects name the shard
+    unpruned = run(configured(never, tiny_bundle, **tonight))
+    next_night = hashes(index_of(never), unpruned.version)
+    replace, unlink, step, cuts, runs = os.replace, Path.unlink, 0, 0, 0
     while True:
         step += 11 if step else 1
         shutil.rmtree(shop)
@@ -287,30 +387,25 @@ def test_prune_cut_at_each_of_its_steps_leaves_what_opens_and_is_finished_later(
             prune(index, 1, 0)
         except (OSError, RuntimeError):
             cut = True
+            cuts += 1
         else:
             cut = False
         monkeypatch.undo()
         assert answers(index) == expected
         if step % 3 == 1 and cut:
             torn = Path(shutil.copytree(shop, shop.parent / f"torn-{step}"))
-            after = run(configured(torn, tiny_bundle, trees=6, catalogue=[f"{shop}/shop.parquet"]))
+            after = run(configured(torn, tiny_bundle, **tonight))
+            runs += 1
             assert after.encoded == {}
-            assert hashes(index_of(torn), after.version) == hashes_of(goal_run, shop.parent, prepared, tiny_bundle, shop)
+            assert hashes(index_of(torn), after.version) == next_night
         prune(index, 1, 0)
         found = {str(path.relative_to(index.root)) for path in Path(index.root).rglob("*") if "-prune-" not in path.name}
         assert found == goal
         if not cut:
             break
-    assert step > 20
-
-
-def hashes_of(_: Report, folder: Path, prepared: Path, bundle: Path, shop: Path) -> dict[str, str]:
-    """Return the next night's files of an index that was never pruned."""
-    copy = folder / "never"
-    if not copy.exists():
-        shutil.copytree(prepared, copy)
-    report = run(configured(copy, bundle, trees=6, catalogue=[f"{shop}/shop.parquet"]))
-    return hashes(index_of(copy), report.version)
+    assert cuts > 2
+    assert runs > 2
+    print(f"prune cut at {cuts} of its steps, every eleventh; {runs} times a run came in between")  # noqa: T201
 
 
 def test_a_killed_prune_is_finished_by_the_next(shop: Path) -> None:
@@ -363,7 +458,8 @@ def test_run_prunes_after_publishing_and_a_failure_of_it_fails_no_night(
     assert path.exists()
 
 
-def nights(folder: Path, bundle: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def nights(folder: Path, bundle: Path, count: int, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run nights on which one in `share` products changes, and hold the last ones to what the second took."""
     index, rows = index_of(folder), [row(number) for number in range(1_000)]
     opened: list[str] = []
     open_input = storage.open_input
@@ -374,40 +470,47 @@ def nights(folder: Path, bundle: Path, count: int, monkeypatch: pytest.MonkeyPat
         return open_input(path)
 
     monkeypatch.setattr(storage, "open_input", counted)
-    sizes, reads, stored, seconds = [], [], [], []
+    sizes, reads, stored, seconds, compacted = [], [], [], [], 0
     for night in range(count):
-        rows = changed(rows, night, 100) if night else rows
+        rows = changed(rows, night, share) if night else rows
         opened.clear()
         started = time.monotonic()
         report = run(configured(folder, bundle, rows, partition_rows=256, keep_versions=3))
         seconds.append(time.monotonic() - started)
-        assert sum(report.encoded.values()) == (10 if night else 1_000)
+        assert sum(report.encoded.values()) == (1_000 // share if night else 1_000)
+        assert report.pruned is not None
+        compacted += report.pruned.compacted
         reads.append(len(opened))
         sizes.append(sum(path.stat().st_size for path in Path(index.root).rglob("*") if path.is_file()))
         stored.append(sum(pq.read_metadata(path).num_rows for path in feature_files(index)))
     monkeypatch.undo()
-    told = f"nights 2 and {count}: {seconds[1]:.2f} and {seconds[-1]:.2f} s, {sizes[1]:,} and {sizes[-1]:,} bytes, "
-    print(f"{told}{reads[1]:,} and {reads[-1]:,} reads of features; {stored[-1]:,} rows")  # noqa: T201
+    for night in sorted({1, 3, count // 2 - 1, count - 1}):
+        told = f"night {night + 1}: {seconds[night]:.2f} s, {sizes[night]:,} bytes on disk, {reads[night]:,} reads of features"
+        print(f"{told}, {stored[night]:,} rows of them")  # noqa: T201
+    few = np.median(seconds[1:11]), np.median(seconds[-10:])
+    print(f"{count} nights: {compacted} bases written; median of the first and last ten {few[0]:.2f} and {few[1]:.2f} s")  # noqa: T201
     fresh = run(configured(folder.parent / "fresh", bundle, rows, partition_rows=256))
     one, two = vectors(index, report.version), vectors(index_of(folder.parent / "fresh"), fresh.version)
     assert one["product_id"].equals(two["product_id"])
     difference = np.abs(np.array(one["vector"].to_pylist()) - np.array(two["vector"].to_pylist())).max()
     assert difference < 1e-3
     assert len(list_versions(index)) == 3
+    assert compacted >= 4, "each of the four partitions was to be written anew"
+    assert {path.parent.name for path in feature_files(index) if path.name.endswith(BASE)} == {f"02-0000{n}" for n in range(4)}
     # Three versions are kept, of which the second night has two; a partition's deltas are at most 3/8 of its base.
     assert max(sizes) < 2 * sizes[1]
-    assert max(stored) <= 1_000 * (1 + 3 / 8) + 4 * 10 + 30
-    assert len(feature_files(index)) <= 4 * 2 * 40
+    assert max(stored) <= 1_000 * (1 + 3 / 8) + 4 * (1_000 // share)
+    assert len(feature_files(index)) <= 60, "of each partition a base, and fewer than fifteen deltas"
 
 
 @pytest.mark.harm
 def test_six_nights_cost_what_the_second_did(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nights(tmp_path / "shop", tiny_bundle, 6, monkeypatch)
+    nights(tmp_path / "shop", tiny_bundle, 6, 20, monkeypatch)
 
 
 @pytest.mark.harm
 def test_fifty_nights_cost_what_the_second_did(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nights(tmp_path / "shop", tiny_bundle, 50, monkeypatch)
+    nights(tmp_path / "shop", tiny_bundle, 50, 100, monkeypatch)
 
 
 def test_the_command_prunes_and_says_what(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -425,4 +528,3 @@ def test_the_command_prunes_and_says_what(shop: Path, capsys: pytest.CaptureFixt
     assert "pruned features: " in out
     assert main(["prune", *index]) == 0
     assert capsys.readouterr().out == "nothing to prune\n"
-    assert Pruned().lines().__next__() == "nothing to prune"

@@ -22,8 +22,8 @@ from catalogue_lookup import open_index
 from pipelines import stages
 from pipelines.config import read_config
 from pipelines.layout import Index, read_json
+from pipelines.reject_counts import RejectRateError
 from pipelines.run import Report, open_run, run
-from pipelines.stages import RejectRateError
 
 PRODUCTS = 100
 

@@ -13,8 +13,8 @@ from pipelines.cli import main
 from pipelines.gate import RefusedError
 from pipelines.layout import Index, read_json
 from pipelines.publish import read_current
+from pipelines.reject_counts import RejectRateError
 from pipelines.run import run
-from pipelines.stages import RejectRateError
 
 PRODUCTS = 40
 
