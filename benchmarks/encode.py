@@ -1,6 +1,6 @@
 """Measures the encode stage against the bare tower, and against RunInference as Beam's documentation shows it.
 
-    python benchmarks/encode.py [--pictures N] [--catalogue 'shop/*.parquet'] [--rounds N]
+    python -m benchmarks.encode [--pictures N] [--catalogue 'shop/*.parquet'] [--rounds N]
 
 stage     units of work to written features: the Beam stage of a run, on planned work
 limit     the same tower over the same pictures, which lie in memory, decoded in threads; nothing else
@@ -98,8 +98,9 @@ class Work:
         shutil.rmtree(self.output, ignore_errors=True)
         space = job.spaces[modality]
         settings = EncodeSettings(
-            job.run, "plan", str(self.output), space, job.towers[modality], job.shards, job.schema, job.config.max_pixels
-        )
+            job.run, "plan", str(self.output), space, job.towers[modality], job.shards, job.schema, job.config.max_pixels,
+            job.ended("plan")["units"][modality],
+        )  # fmt: skip
         names = [Path(info.path).stem for info in storage.list_folder(job.run.file("plan"), "*.json")]
         elements = [name for name in names if modality == "picture" or not name.startswith("shards-")]
         counters = run_pipeline(lambda p: p | beam.Create(elements) | Encode(settings), ())

@@ -1,6 +1,6 @@
 """Measures the peak memory of the encode stage on one row group of 2,500 pictures of 1 MB each.
 
-    python benchmarks/encode_memory.py --work DIR [--pictures N] [--views N] [--page-rows N]
+    python -m benchmarks.encode_memory --work DIR [--pictures N] [--views N] [--page-rows N]
 
 A page of a Parquet file is decoded whole, and two of them are in memory where one follows another; pyarrow writes
 pages of hundreds of pictures where they are large, unless `write_batch_size` is small: --page-rows.

@@ -1,12 +1,13 @@
 """Measures search on products that training never saw, from a catalogue to its published vectors.
 
-    python benchmarks/quality.py sample  --work DIR [--products N]
-    python benchmarks/quality.py fashion --work DIR --catalogue 'fashion/*.parquet'
+    python -m benchmarks.quality sample  --work DIR [--products N]
+    python -m benchmarks.quality fashion --work DIR --catalogue 'fashion/*.parquet'
 
 A fifth of the products, by the hash of their ids, is held out of training (`train --holdout 0.2`); queries are
 answered among those alone. `sample` asks "<colour> <type>" in English and Chinese and counts how many of the first
 ten answers (or of as many as exist) have both, also with raw 16 x 16 pixels in place of the picture tower.
-`fashion` asks titles (recall@k; equal titles are all right answers) and "<colour> <sex> <kind>" (nDCG@10).
+`fashion` asks titles (recall@k; equal titles are all right answers) and "<colour> <sex> <kind>" in six
+languages (nDCG@10), each said once, by the usual words of the shop-word table.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from pipelines.layout import Index
 from pipelines.run import run
 from pipelines.sample import write_sample
 from pipelines.training_features import hash_share
-from transforms.shop_words import ShopWords
+from transforms.shop_words import LANGUAGES, ShopWords
 
 HOLDOUT = 0.2
+ROLES = ("colour", "audience", "kind")  # of a phrase about fashion
 
 
 def raw_pixel_tower(folder: Path) -> str:
@@ -130,15 +132,15 @@ def measure_sample(work: Path, products: int) -> None:
         columns = [unseen.column("colour"), unseen.column("product_type")]
         asked, words = combinations(columns), ShopWords.load()
         relevant = relevant_to(columns, asked)
-        english = unseen.scores([f"{colour} {kind}".lower() for colour, kind in asked])
-        chinese = unseen.scores([words.chinese(colour) + words.chinese(kind) for colour, kind in asked])
         print(f"  {name}: {len(asked)} queries on {len(columns[0])} unseen products, precision@10:")
-        show(partial(precision_at_10, relevant=relevant), english, chinese)
+        for language in ("en", "zh"):
+            scores = unseen.scores([ask(("colour", "kind"), values, language, words) for values in asked])
+            show(language, partial(precision_at_10, relevant=relevant), scores)
 
 
-def measure_fashion(work: Path, catalogue: str) -> None:
+def measure_fashion(work: Path, catalogue: str, languages: Sequence[str]) -> None:
     """Print recall of titles and nDCG of attribute phrases."""
-    unseen = build(catalogue, work / "fashion")
+    unseen = build(catalogue, work / "fashion", phrase_languages=languages)
     titles = unseen.column("title")
     asked = sorted(set(titles))
     relevant = np.stack([titles == title for title in asked])
@@ -148,16 +150,26 @@ def measure_fashion(work: Path, catalogue: str) -> None:
     columns = [unseen.column("colour"), unseen.column("gender"), unseen.column("product_type")]
     combined, words = combinations(columns), ShopWords.load()
     relevant = relevant_to(columns, combined)
-    english = unseen.scores([" ".join(values).lower() for values in combined])
-    chinese = unseen.scores(["".join(words.chinese(value) for value in values) for values in combined])
     print(f"  {len(combined)} phrases '<colour> <sex> <kind>', nDCG@10:")
-    show(lambda s: ndcg_at_10(s, relevant), english, chinese)
+    for language in LANGUAGES:
+        scores = unseen.scores([ask(ROLES, values, language, words) for values in combined])
+        show(language, partial(ndcg_at_10, relevant=relevant), scores)
 
 
-def show(measure: Callable[[np.ndarray], float], english: dict[str, np.ndarray], chinese: dict[str, np.ndarray]) -> None:
-    """Print a figure for both languages, by picture alone and fused."""
-    for language, scores in (("English", english), ("Chinese", chinese)):
-        print(f"    {language}: picture alone {measure(scores['picture']):.3f}, fused {measure(scores['fused']):.3f}")
+def ask(roles: Sequence[str], values: Sequence[str], language: str, words: ShopWords) -> str:
+    """Say a product's values in a language: English ones as they are, in small letters, others by the usual word of the table.
+
+    Spanish and French say the kind first and the sex last, as shoppers there do.
+    """
+    said = [value.lower() if language == "en" else words.translate(value, language) for value in values]
+    spoken = dict(zip(roles, said, strict=True))
+    order = ("kind", "colour", "audience") if language in ("es", "fr") else roles
+    return ("" if language == "zh" else " ").join(spoken[role] for role in order if role in spoken)
+
+
+def show(language: str, measure: Callable[[np.ndarray], float], scores: dict[str, np.ndarray]) -> None:
+    """Print a figure for a language, by picture alone and fused."""
+    print(f"    {language}: picture alone {measure(scores['picture']):.3f}, fused {measure(scores['fused']):.3f}", flush=True)
 
 
 def main() -> None:
@@ -167,12 +179,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for indexes; features in it are used again")
     parser.add_argument("--products", type=int, default=3000, help="products of the sample (default: %(default)s)")
     parser.add_argument("--catalogue", help="the fashion catalogue")
+    parser.add_argument("--phrase-languages", action="append", default=[], help="as of `train`, for the fashion catalogue")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     if given.what == "sample":
         measure_sample(given.work, given.products)
     elif given.catalogue:
-        measure_fashion(given.work, given.catalogue)
+        measure_fashion(given.work, given.catalogue, given.phrase_languages)
     else:
         parser.error("fashion needs --catalogue")
 

@@ -1,9 +1,9 @@
 """Measures what views do to search and what they cost, in training and at index time.
 
-    python benchmarks/views.py --work DIR --catalogue 'fashion/*.parquet' [--seeds 0,1]
+    python -m benchmarks.views --work DIR --catalogue 'fashion/*.parquet' [--seeds 0,1]
 
 Encodes eight views of every picture, text and title once. Every row of the table then trains heads on four fifths
-of the products and asks the rest, as `benchmarks/quality.py fashion` does, with the views it names: n views at index
+of the products and asks the rest, as `benchmarks.quality fashion` does, with the views it names: n views at index
 time are the mean of the first n features; n views in training are n samples of a product. Prints a Markdown table,
 mean over the seeds, with the items that a full run encodes; --rows A,B measures some rows only.
 """
@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from quality import combinations, ndcg_at_10, recall_at, relevant_to
 
+from benchmarks.quality import HOLDOUT, ROLES, ask, combinations, ndcg_at_10, recall_at, relevant_to
 from encoders.heads import Head, apply_head
 from encoders.training import TrainingSettings, train_heads
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, stages
-from pipelines.config import read_config
+from pipelines.config import DEFAULT_WEIGHTS, read_config
 from pipelines.ingest import COLUMNS
 from pipelines.job import open_job
 from pipelines.layout import PRODUCT_ID
@@ -36,7 +36,7 @@ from pipelines.training_features import Products, encode_queries, gather_queries
 from pipelines.views import training_views
 from transforms.shop_words import ShopWords
 
-VIEWS, HOLDOUT, WEIGHTS = 8, 0.2, {"picture": 0.4, "text": 0.6}
+VIEWS, WEIGHTS = 8, {modality: DEFAULT_WEIGHTS[modality] for modality in ("picture", "text")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Questions:
         combined, words = combinations(columns), ShopWords.load()
         texts = {
             "titles": asked,
-            "English": [" ".join(values).lower() for values in combined],
-            "Chinese": ["".join(words.chinese(value) for value in values) for values in combined],
+            "English": [ask(ROLES, values, "en", words) for values in combined],
+            "Chinese": [ask(ROLES, values, "zh", words) for values in combined],
         }
         together = sorted({text for group in texts.values() for text in group})
         encode_queries(catalogue.job, together)

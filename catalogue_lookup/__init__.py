@@ -11,6 +11,7 @@ Asks for annoy, numpy and pyarrow; queries by text and picture also for `pip ins
 
 from __future__ import annotations
 
+from catalogue_lookup.composition import Minus
 from catalogue_lookup.index import Hit, Index, QueryError, UnknownProductError, WithdrawnProductError, open_index
 
-__all__ = ["Hit", "Index", "QueryError", "UnknownProductError", "WithdrawnProductError", "open_index"]
+__all__ = ["Hit", "Index", "Minus", "QueryError", "UnknownProductError", "WithdrawnProductError", "open_index"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from types import TracebackType
 
+import numpy as np
 import numpy.typing as npt
 
+from catalogue_lookup.composition import Inputs, Minus, Query
 from catalogue_lookup.follow import Follower
 from catalogue_lookup.manifest import Manifest, ManifestError
 from catalogue_lookup.opening import BundleMismatchError, Opening, find_version, manifest_at
@@ -54,6 +56,20 @@ class Index:
         with self._serving() as opened:
             return product_id in opened
 
+    def item_of(self, product_id: str) -> int | None:
+        """Return a product's place in the one order of the version served, withdrawn or not; None where it has none."""
+        with self._serving() as opened:
+            return opened.item_of(product_id)
+
+    def vector_of(self, product_id: str) -> npt.NDArray[np.float32]:
+        """Return the fused vector of a product of the version served, withdrawn or not: float32[D].
+
+        Raises:
+            UnknownProductError: no product has that id, or the index was opened without its shard.
+        """
+        with self._serving() as opened:
+            return opened.vector_of(product_id)
+
     @property
     def version(self) -> str:
         """Give the id of the version served."""
@@ -86,27 +102,34 @@ class Index:
 
     def search(
         self,
-        text: str | None = None,
-        image: Picture | None = None,
-        product_id: str | None = None,
+        text: str | Sequence[str] | None = None,
+        image: Picture | Sequence[Picture] | None = None,
+        product_id: str | Sequence[str] | None = None,
         vector: npt.ArrayLike | None = None,
         k: int = 10,
         where: str | None = None,
         search_k: int | None = None,
+        *,
+        minus: Minus | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> list[Hit]:
         """Return the k products closest to a query, the closest first; fewer where there are not so many.
 
-        Give a text, a picture or both, or a product, or a vector. Withdrawn products are not among the answers.
+        Give texts, pictures and products, alone or together, or a vector; `catalogue_lookup.composition` says what becomes of
+        them. Withdrawn products are not among the answers, nor are those that are asked by.
 
         Args:
-            text: what to look for, in words.
-            image: a picture of it: the bytes or the path of a file, or a PIL picture.
-            product_id: look for products like this one, which is not among the answers.
-            vector: look for this, float[D].
+            text: what to look for, in words; several in a list count as their mean.
+            image: a picture of it: the bytes or the path of a file, or a PIL picture; or several in a list.
+            product_id: look for products like this one, or these.
+            vector: look for this, float[D], and nothing else.
             k: answers.
             where: a filter, as `catalogue_lookup.where` describes it.
             search_k: nodes that Annoy looks at, a file; the more, the better and the slower (default: as measured when
                 the index was built).
+            minus: what answers are not to be like: `text`, `image` and `product_id`, as above.
+            weights: how much each modality counts, such as `{"picture": 0.7, "text": 0.3}`, one that is not named not at
+                all: products are ranked as if the index had been fused by a concatenation with these weights.
 
         Raises:
             QueryError: the query makes no sense; the message says why.
@@ -116,10 +139,11 @@ class Index:
             BundleError: a text or picture has to be encoded and the bundle cannot be opened.
             ModuleNotFoundError: it has to be and a package is missing; the message names the extra.
         """
+        query = Query.of(Inputs.of(text, image, product_id), vector, minus, weights)
+        if k < 1 or (search_k is not None and search_k < 1):
+            raise QueryError(f"k is {k} and search_k is {search_k}; they must be at least 1")
         with self._serving() as opened:
-            if k < 1 or (search_k is not None and search_k < 1):
-                raise QueryError(f"k is {k} and search_k is {search_k}; they must be at least 1")
-            return opened.search(text, image, product_id, vector, k, where, search_k)
+            return opened.search(query, k, where, search_k)
 
     @contextmanager
     def _serving(self) -> Iterator[OpenVersion]:

@@ -5,6 +5,7 @@ that nobody lists:
 
     manifest.json                       this
     annoy/00000-<sha12>.ann             items 0 to n, by their place in the one order; ids inside are dense from 0
+    modalities/00000-<sha12>.npy        vectors of the modalities of the same items, where the fused ones don't hold them
     items-<sha12>.arrow                 product_id, order and the columns to show and filter by, a row an item
     vectors/00000-<sha12>.parquet       the vectors of a partition, for other engines
     rejects/<stage>-<sha12>.parquet     what the run rejected
@@ -12,25 +13,29 @@ that nobody lists:
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from encoders.integrity import FileEntry, IntegrityError, hash_content, read_entries
+from encoders.integrity import FileEntry, IntegrityError, SealedJson, read_entries
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "CURRENT"
-VERSIONS_FOLDER, BUNDLES_FOLDER = "versions", "bundles"
+VERSIONS_FOLDER, BUNDLES_FOLDER, MODALITIES_FOLDER = "versions", "bundles", "modalities"
 PRODUCT_ID, ORDER = "product_id", "order"
 
 Metric = Literal["angular", "euclidean", "manhattan", "dot"]
+_VERSION_ID = re.compile(r"(?!\.{1,2}$)[\w.-]{1,255}", re.ASCII)
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 class ManifestError(IntegrityError):
     """A manifest cannot be read; the message names it."""
+
+
+_SEALED = SealedJson("manifest of an index", FORMAT, ManifestError, "copy the version again")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,21 @@ class ItemsFile:
 
 
 @dataclass(frozen=True)
+class ChosenFor:
+    """What the number of trees was chosen for.
+
+    Attributes:
+        items: products there were then.
+        recall: recall@10 that was wanted.
+        max_bytes: bytes that the Annoy files were allowed, None for any.
+    """
+
+    items: int
+    recall: float
+    max_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Measured:
     """What searching the version gave on a sample, one query at a time.
 
@@ -62,6 +82,7 @@ class Measured:
         queries: queries of each kind.
         p50_ms: milliseconds a query took, the median.
         p95_ms: the 95th percentile.
+        chosen_for: what `n_trees` was chosen for, None where it was given.
     """
 
     recall: float | None
@@ -69,6 +90,7 @@ class Measured:
     queries: int
     p50_ms: float
     p95_ms: float
+    chosen_for: ChosenFor | None = None
 
 
 @dataclass(frozen=True)
@@ -120,15 +142,38 @@ class Manifest:
     files: Mapping[str, FileEntry]
 
     @property
+    def annoy_bytes(self) -> int:
+        """Give the bytes of all Annoy files."""
+        return sum(self.files[shard.file].size for shard in self.annoy)
+
+    @property
     def recall(self) -> float | None:
         """Give the measured recall@10, None for an index of no items."""
         return self.measured.recall
 
+    def modality_file(self, number: int) -> str | None:
+        """Name the file of modality vectors beside an Annoy file, None where there is none."""
+        return next((name for name in self.files if name.startswith(f"{MODALITIES_FOLDER}/{number:05d}-")), None)
+
     def to_json(self) -> bytes:
         """Write the manifest as JSON, with the hash of its own content."""
-        content = {"format": FORMAT, **asdict(self)}
-        content["hash"] = hash_content(content)
-        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+        return _SEALED.write(asdict(self))
+
+
+def parse_current(data: bytes, path: str) -> str:
+    """Return the id of the version that `CURRENT` names.
+
+    Args:
+        data: content of the file.
+        path: where it lies, for messages.
+
+    Raises:
+        ManifestError: it names none.
+    """
+    name = data.decode("ascii", "replace").strip()
+    if not _VERSION_ID.fullmatch(name):
+        raise ManifestError(f"{path} is altered: it names no version; delete it and publish one by its id")
+    return name
 
 
 def read_manifest(data: bytes, path: str) -> Manifest:
@@ -141,22 +186,16 @@ def read_manifest(data: bytes, path: str) -> Manifest:
     Raises:
         ManifestError: it is of a newer format, truncated or altered.
     """
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise ManifestError(f"{path} is not whole JSON ({error}): it is truncated or altered; copy the version again") from None
-    number = content.pop("format", None) if isinstance(content, dict) else None
-    if number != FORMAT:
-        if isinstance(number, int) and number > FORMAT:
-            raise ManifestError(f"{path} has format {number}, but this catalogue-index reads {FORMAT}: install a newer one")
-        raise ManifestError(f"{path} is no manifest of an index: it gives the format {number}")
-    if content.pop("hash", None) != hash_content({"format": number, **content}):
-        raise ManifestError(f"{path} is altered: its content has another hash than it says; copy the version again")
+    content = _SEALED.read(data, path)
+    del content["format"], content["hash"]
     missing = {field.name for field in fields(Manifest)} ^ set(content)
     if missing:
         raise ManifestError(f"{path} does not have the fields of format {FORMAT} ({', '.join(sorted(missing))}): build it again")
+    measured = content["measured"]
+    if measured.get("chosen_for") is not None:
+        measured["chosen_for"] = ChosenFor(**measured["chosen_for"])
     content |= {
-        "measured": Measured(**content["measured"]),
+        "measured": Measured(**measured),
         "annoy": tuple(AnnoyFile(**shard) for shard in content["annoy"]),
         "items_file": ItemsFile(**content["items_file"]),
         "files": read_entries(content["files"]),

@@ -10,6 +10,7 @@ from pathlib import Path
 from catalogue_lookup import manifest as layout
 from catalogue_lookup.items import Items
 from catalogue_lookup.manifest import Manifest, ManifestError, read_manifest
+from catalogue_lookup.modality_vectors import ModalityVectors, map_modality_file
 from catalogue_lookup.place import Place
 from catalogue_lookup.query import QueryEncoder, QueryError
 from catalogue_lookup.shard import AnnoyShard
@@ -66,7 +67,8 @@ class Opening:
                 f"shards {list(numbers)} are asked for; version {manifest.id} has {len(manifest.annoy)}, numbered from 0"
             )
         open_encoder = self._encoder_opener(manifest)
-        used = [manifest.items_file.file, *(manifest.annoy[number].file for number in numbers)]
+        beside = [manifest.modality_file(number) for number in numbers]
+        used = [manifest.items_file.file, *(manifest.annoy[number].file for number in numbers), *filter(None, beside)]
         # A copy holds only what is used, and so may a machine that serves some of the shards.
         partial = place.filesystem is not None or self.shards is not None
         try:
@@ -83,11 +85,16 @@ class Opening:
                 for number in numbers:
                     shards.append(_open_shard(folder, manifest, number))
                     opened.callback(shards[-1].close)
+                files = [
+                    None if name is None else map_modality_file(folder / name, shard.items, len(manifest.modalities))
+                    for name, shard in zip(beside, shards, strict=True)
+                ]
                 items = Items(folder / manifest.items_file.file, manifest.items_file.batch_rows, manifest.items)
                 opened.pop_all()
         except FileNotFoundError as error:
             raise IntegrityError(f"{folder} lost a file while it was opened ({error}): copy the whole folder again") from error
-        return OpenVersion(manifest, shards, items, open_encoder, None if place.filesystem is None else folder)
+        vectors = ModalityVectors(manifest, shards, files)
+        return OpenVersion(manifest, shards, items, vectors, open_encoder, None if place.filesystem is None else folder)
 
     def _encoder_opener(self, manifest: Manifest) -> Callable[[], QueryEncoder]:
         """Return what opens the encoder; a bundle that was given is opened and checked at once."""
@@ -104,16 +111,14 @@ def current_version(root: Place) -> str:
     """Return the id of the current version.
 
     Raises:
-        ManifestError: nothing has been published there.
+        ManifestError: nothing has been published there, or what is cannot be told.
     """
     try:
-        return root.read(layout.CURRENT_FILE).decode().strip()
+        return layout.parse_current(root.read(layout.CURRENT_FILE), f"{root.uri.rstrip('/')}/{layout.CURRENT_FILE}")
     except FileNotFoundError:
         raise ManifestError(
             f"{root.uri} holds neither {layout.CURRENT_FILE} nor {layout.MANIFEST_FILE}: give the folder of an index"
         ) from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{root.uri}/{layout.CURRENT_FILE} is altered ({error}): publish a version again") from None
 
 
 def manifest_at(place: Place) -> Manifest | None:

@@ -1,10 +1,11 @@
-"""Queries: a text, a picture, or both become one vector of the index, without TensorFlow."""
+"""Encoding queries: texts and pictures become vectors of their modalities, without TensorFlow."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Union
@@ -32,6 +33,14 @@ class QueryError(ValueError):
     """A query that cannot be answered; the message says why and what to give."""
 
 
+def mean_of(vectors: Float32) -> Float32:
+    """Return the mean of vectors, float32[N, D], brought to unit norm; of a single one, the vector as it is."""
+    if len(vectors) == 1:
+        return vectors[0]
+    mean: Float32 = vectors.mean(axis=0)
+    return mean / max(np.linalg.norm(mean), np.finfo(np.float32).tiny)
+
+
 class QueryEncoder:
     """Encodes queries with a bundle; a tower is loaded when the first query needs it, in its LiteRT form."""
 
@@ -51,27 +60,25 @@ class QueryEncoder:
             if modality in self.bundle.heads:
                 self._tower(modality)
 
-    def encode(self, text: str | None = None, image: Picture | None = None) -> Float32:
-        """Return the vector of a query: float32[D], unit norm.
+    def vectors(self, texts: Sequence[str], images: Sequence[Picture]) -> dict[str, Float32]:
+        """Return the vector of each modality that is asked by: float32[d], unit norm.
 
-        A text and a picture together are pooled by the weights that the bundle fuses with.
+        Of several texts, and of several pictures, it is the mean of their vectors, brought to unit norm.
 
         Raises:
-            QueryError: the text is empty, or the picture cannot be read.
+            QueryError: a text is empty, or a picture cannot be read.
             BundleError: the bundle has no tower for it.
             ModuleNotFoundError: a package is missing; the message names the extra that brings it.
         """
-        vectors = {}
-        if image is not None:
-            vectors["picture"] = self._vector("picture", self._decode(image))
-        if text is not None:
-            cleaned = clean_text(text)
-            if not cleaned:
-                raise QueryError("the text is empty once it is cleaned: say what to look for")
-            vectors["text"] = self._vector("text", [cleaned])
-        if not vectors:
-            raise QueryError("nothing to look for: give a text, a picture or both")
-        return self.bundle.fusion.query(vectors, {})[0]
+        cleaned = [clean_text(text) for text in texts]
+        if not all(cleaned):
+            raise QueryError("the text is empty once it is cleaned: say what to look for")
+        found = {}
+        if images:
+            found["picture"] = mean_of(self._vector("picture", np.concatenate([self._decode(image) for image in images])))
+        if cleaned:
+            found["text"] = mean_of(self._vector("text", cleaned))
+        return found
 
     def _vector(self, modality: str, items: Any) -> Float32:
         features = self.bundle.views[modality].of_query(self._tower(modality).encode(items))
@@ -84,10 +91,10 @@ class QueryEncoder:
             return self._towers[modality]
 
     def _decode(self, image: Picture) -> npt.NDArray[np.uint8]:
-        side = self._tower("picture").spec.side
-        assert side is not None
+        spec = self._tower("picture").spec
+        assert spec.side is not None
         try:
-            return decode_picture(_content(image), side)[None]
+            return decode_picture(_content(image), spec.side, **asdict(spec.decoding))[None]
         except PictureError as error:
             name = f" {os.fspath(image)}" if isinstance(image, str | os.PathLike) else ""
             raise QueryError(f"the picture{name} cannot be searched with: {error}") from error

@@ -21,7 +21,7 @@ BLOCK_ROWS = 4_096
 TUNED_FOR = 10
 
 # Bytes of a node before its vector, in the files of annoy 1.17.
-_NODE_HEADER = {"angular": 12, "euclidean": 16, "manhattan": 16, "dot": 16}
+NODE_HEADER = {"angular": 12, "euclidean": 16, "manhattan": 16, "dot": 16}
 
 
 def higher_is_closer(metric: Metric) -> bool:
@@ -84,7 +84,7 @@ class AnnoyShard:
 
         Annoy hands out one vector at a time, as a list; scoring thousands takes ten times as long.
         """
-        header = _NODE_HEADER[self.metric]
+        header = NODE_HEADER[self.metric]
         node = header + 4 * self.dimension
         with open(self.path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -127,6 +127,12 @@ class AnnoyShard:
             found = self._annoy.get_nns_by_vector(query.tolist(), min(count, self.items), search_k)
             items = np.array(found, np.int64) + self.first_item
         return closest(self.metric, items, self.score(query, items), count)
+
+    def compared(self, query: Float32, search_k: int) -> int:
+        """Count the items that `nearest` has Annoy compare with a query, float32[D]."""
+        if search_k >= self.items:
+            return self.items
+        return len(self._annoy.get_nns_by_vector(query.tolist(), self.items, search_k))
 
     def close(self) -> None:
         """Let go of the file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -13,15 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from catalogue_lookup import manifest as layout
+from catalogue_lookup.composition import Inputs, Query, Side, compose
 from catalogue_lookup.items import Items
 from catalogue_lookup.manifest import Manifest
-from catalogue_lookup.query import Picture, QueryEncoder, QueryError
-from catalogue_lookup.shard import AnnoyShard, merge, nodes_for, search_shards
+from catalogue_lookup.modality_vectors import ModalityVectors
+from catalogue_lookup.query import QueryEncoder, QueryError
+from catalogue_lookup.shard import BLOCK_ROWS, AnnoyShard, exact_scores, merge, nodes_for, search_shards
 from catalogue_lookup.withdrawn import Withdrawn
+from encoders.fusion import STRUCTURED, Fusion, FusionError
 
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Found = tuple[npt.NDArray[np.int64], Float32]
+
+# Candidates an answer that are ranked anew where a query brings weights of its own: docs/lookup.md has what it reaches.
+CANDIDATES = 10
 
 
 class UnknownProductError(KeyError):
@@ -75,6 +81,7 @@ class OpenVersion:
         manifest: Manifest,
         shards: Sequence[AnnoyShard],
         items: Items,
+        modality_vectors: ModalityVectors,
         open_encoder: Callable[[], QueryEncoder],
         copy: Path | None = None,
     ) -> None:
@@ -84,6 +91,7 @@ class OpenVersion:
         self.superseded = False
         self._shards = list(shards)
         self._items = items
+        self._modality_vectors = modality_vectors
         self._open_encoder = open_encoder
         self._encoder: QueryEncoder | None = None
         self._opening_encoder = Lock()
@@ -94,12 +102,21 @@ class OpenVersion:
         return sum(shard.items for shard in self._shards)
 
     def __contains__(self, product_id: str) -> bool:
-        return self._items.find(product_id) is not None
+        return self.item_of(product_id) is not None
+
+    def item_of(self, product_id: str) -> int | None:
+        """Return the item of a product, None where there is none of that id."""
+        return self._items.find(product_id)
+
+    def vector_of(self, product_id: str) -> Float32:
+        """Return the fused vector of a product: float32[D]; raises UnknownProductError where there is none."""
+        return self._vectors(np.array([self._item(product_id, {})]))[0]
 
     def close(self) -> None:
         """Let go of the files."""
         for shard in self._shards:
             shard.close()
+        self._modality_vectors.close()
         self._items.close()
         if self.superseded and self._copy is not None:
             # Else every night would leave a whole index in the cache. Processes that have it open keep their maps.
@@ -144,58 +161,86 @@ class OpenVersion:
                 return
             raise
 
-    def search(
-        self,
-        text: str | None,
-        image: Picture | None,
-        product_id: str | None,
-        vector: npt.ArrayLike | None,
-        k: int,
-        where: str | None,
-        search_k: int | None,
-    ) -> list[Hit]:
+    def search(self, query: Query, k: int, where: str | None, search_k: int | None) -> list[Hit]:
         """Answer `Index.search`, which describes the arguments."""
         on_sale = self._on_sale
-        query, own = self._query(text, image, product_id, vector, on_sale.withdrawn)
-        nodes = search_k or self.manifest.search_k
-        wanted = k + (own is not None)
-        if where is not None:
-            fits = self._items.matching(where)
-            fits = fits if on_sale.mask is None else fits & on_sale.mask
-            items, scores = self._nearest_matching(query, fits, wanted, nodes)
-        elif on_sale.mask is not None:
-            items, scores = self._nearest_on_sale(query, on_sale.mask, on_sale.items, wanted, nodes)
+        wanted, unwanted = (self._encoded(side, on_sale.withdrawn) for side in (query.wanted, query.unwanted))
+        own = {*wanted.items.tolist(), *unwanted.items.tolist()}
+        nodes, count = search_k or self.manifest.search_k, k + len(own)
+        if query.vector is not None:
+            items, scores = self._nearest(self._checked(query.vector), count, where, nodes, on_sale)
+        elif query.weights is None:
+            # Only the bundle has what attention weighs words by; products need no bundle.
+            words = wanted.words or unwanted.words
+            fusion = self.encoder().bundle.fusion if words else self._modality_vectors.fusion
+            asked = compose(*(side.vector(fusion, self._vectors(side.items)) for side in (wanted, unwanted)))
+            items, scores = self._nearest(asked, count, where, nodes, on_sale)
         else:
-            items, scores = search_shards(self._shards, query, wanted, nodes)
-        hits = [(item, score) for item, score in zip(items.tolist(), scores.tolist(), strict=True) if item != own][:k]
+            fusion = self._fusion_of(query.weights)
+            asked = compose(*(self._weighted(side, fusion) for side in (wanted, unwanted)))
+            carried = self._modality_vectors.fusion.carry(asked[None], fusion)[0]
+            items, _ = self._nearest(carried, CANDIDATES * count, where, nodes, on_sale)
+            items, scores = self._ranked(asked, fusion, items, count)
+        hits = [(item, score) for item, score in zip(items.tolist(), scores.tolist(), strict=True) if item not in own][:k]
         rows = [self._items.row(item) for item, _ in hits]
         return [
             Hit(rank, row.pop(layout.PRODUCT_ID), score, row)
             for rank, (row, (_, score)) in enumerate(zip(rows, hits, strict=True), 1)
         ]
 
-    def _query(
-        self, text: str | None, image: Picture | None, product_id: str | None, vector: npt.ArrayLike | None, withdrawn: Withdrawn
-    ) -> tuple[Float32, int | None]:
-        """Return the query's vector, float32[D], and the item it is of, if any."""
-        words = text if image is None else image
-        kinds = {"text or image": words, "product_id": product_id, "vector": vector}
-        given = [name for name, value in kinds.items() if value is not None]
-        if len(given) > 1:
-            raise QueryError(f"{' and '.join(given)} are given: give one of them")
-        if product_id is not None:
-            if product_id in withdrawn:
-                raise WithdrawnProductError(f"product {withdrawn[product_id]}")
-            item = self._items.find(product_id)
-            if item is None:
-                raise UnknownProductError(f"no product of the index has the id '{product_id}'")
-            for shard in self._shards:
-                if shard.first_item <= item < shard.first_item + shard.items:
-                    return shard.vectors(np.array([item]))[0], item
+    def _encoded(self, inputs: Inputs, withdrawn: Withdrawn) -> Side:
+        """Encode what is asked by, and find its products, all of which have to be on sale and in the shards."""
+        words = self.encoder().vectors(inputs.texts, inputs.images) if inputs.texts or inputs.images else {}
+        return Side(words, np.array([self._item(product_id, withdrawn) for product_id in inputs.product_ids], np.int64))
+
+    def _item(self, product_id: str, withdrawn: Withdrawn) -> int:
+        if product_id in withdrawn:
+            raise WithdrawnProductError(f"product {withdrawn[product_id]}")
+        item = self._items.find(product_id)
+        if item is None:
+            raise UnknownProductError(f"no product of the index has the id '{product_id}'")
+        if not any(shard.first_item <= item < shard.first_item + shard.items for shard in self._shards):
             raise UnknownProductError(f"product '{product_id}' lies in a shard that this index was opened without")
-        if vector is not None:
-            return self._checked(vector), None
-        return self.encoder().encode(text, image), None
+        return item
+
+    def _vectors(self, items: npt.NDArray[np.int64]) -> Float32:
+        vectors = np.zeros((len(items), self.manifest.dimension), np.float32)
+        for shard in self._shards:
+            inside = (items >= shard.first_item) & (items < shard.first_item + shard.items)
+            vectors[inside] = shard.vectors(items[inside])
+        return vectors
+
+    def _fusion_of(self, weights: Mapping[str, float]) -> Fusion:
+        """Return the concatenation with the weights of a query."""
+        own = self._modality_vectors.fusion
+        known = (*self.manifest.modalities, *((STRUCTURED,) if own.structured_weight else ()))
+        unknown = ", ".join(f"'{name}'" for name in weights if name not in known)
+        if unknown:
+            raise QueryError(f"weights name {unknown}; version {self.manifest.id} has {', '.join(known)}")
+        self._modality_vectors.check()
+        try:
+            return Fusion("concatenation", weights, own.structured_dimension)
+        except FusionError as error:
+            raise QueryError(f"weights: {error}") from None
+
+    def _weighted(self, side: Side, fusion: Fusion) -> Float32 | None:
+        """Return a side's vector of a query with weights of its own."""
+        products = self._modality_vectors.fuse(side.items, fusion)
+        lacking = np.flatnonzero(~products.any(axis=1))
+        if len(lacking):
+            product_id = self._items.row(int(side.items[lacking[0]]))[layout.PRODUCT_ID]
+            raise QueryError(f"product '{product_id}' has nothing of {', '.join(fusion.modalities)} to be compared by")
+        return side.vector(fusion, products)
+
+    def _ranked(self, query: Float32, fusion: Fusion, items: npt.NDArray[np.int64], count: int) -> Found:
+        """Return the closest of candidates as another fusion makes their vectors; those without any of it are left out."""
+        parts = []
+        for start in range(0, len(items), BLOCK_ROWS):
+            block = items[start : start + BLOCK_ROWS]
+            vectors = self._modality_vectors.fuse(block, fusion)
+            there = vectors.any(axis=1)
+            parts.append((block[there], exact_scores(self.manifest.metric, query, vectors[there])))
+        return merge(self._shards, parts, count)
 
     def _checked(self, vector: npt.ArrayLike) -> Float32:
         checked = np.asarray(vector, np.float32)
@@ -205,6 +250,16 @@ class OpenVersion:
         if not np.isfinite(checked).all() or (self.manifest.metric in ("angular", "dot") and not checked.any()):
             raise QueryError("the vector is zero or has values that are not finite: nothing is close to it")
         return checked
+
+    def _nearest(self, query: Float32, count: int, where: str | None, search_k: int, on_sale: _OnSale) -> Found:
+        """Return the closest of the items on sale that fit a filter."""
+        if where is not None:
+            fits = self._items.matching(where)
+            fits = fits if on_sale.mask is None else fits & on_sale.mask
+            return self._nearest_matching(query, fits, count, search_k)
+        if on_sale.mask is not None:
+            return self._nearest_on_sale(query, on_sale.mask, on_sale.items, count, search_k)
+        return search_shards(self._shards, query, count, search_k)
 
     def _nearest_on_sale(self, query: Float32, mask: Mask, on_sale: int, count: int, search_k: int) -> Found:
         """Return the closest of the items on sale.

@@ -7,12 +7,11 @@ there is no such file, nothing is withdrawn.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from catalogue_lookup.place import Place
-from encoders.integrity import IntegrityError, hash_content
+from encoders.integrity import IntegrityError, SealedJson
 
 FORMAT = 1
 WITHDRAWN_FILE = "WITHDRAWN"
@@ -20,6 +19,11 @@ WITHDRAWN_FILE = "WITHDRAWN"
 
 class WithdrawnError(IntegrityError):
     """The list of withdrawn products cannot be read; the message names the file."""
+
+
+_SEALED = SealedJson(
+    "list of withdrawn products", FORMAT, WithdrawnError, "copy it again, or remove it and withdraw its products again"
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,7 @@ Withdrawn = Mapping[str, Withdrawal]
 def write_withdrawn(withdrawn: Withdrawn) -> bytes:
     """Return the content of `WITHDRAWN`: the products sorted by their ids."""
     products = [asdict(withdrawn[product_id]) for product_id in sorted(withdrawn)]
-    content = {"format": FORMAT, "products": products}
-    return (json.dumps({**content, "hash": hash_content(content)}, indent=1, ensure_ascii=False) + "\n").encode()
+    return _SEALED.write({"products": products})
 
 
 def read_withdrawn(data: bytes, path: str) -> dict[str, Withdrawal]:
@@ -60,22 +63,11 @@ def read_withdrawn(data: bytes, path: str) -> dict[str, Withdrawal]:
     Raises:
         WithdrawnError: it is of a newer format, truncated or altered.
     """
-    remedy = "copy it again, or remove it and withdraw its products again"
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise WithdrawnError(f"{path} is not whole JSON ({error}): it is truncated or altered; {remedy}") from None
-    number = content.get("format") if isinstance(content, dict) else None
-    if number != FORMAT:
-        if isinstance(number, int) and number > FORMAT:
-            raise WithdrawnError(f"{path} has format {number}, but this catalogue-index reads {FORMAT}: install a newer one")
-        raise WithdrawnError(f"{path} is no list of withdrawn products: it gives the format {number}; {remedy}")
-    if content.pop("hash", None) != hash_content(content):
-        raise WithdrawnError(f"{path} is altered: its content has another hash than it says; {remedy}")
+    content = _SEALED.read(data, path)
     try:
         return {entry["product_id"]: Withdrawal(**entry) for entry in content["products"]}
     except (KeyError, TypeError) as error:
-        raise WithdrawnError(f"{path} lacks what a list of format {FORMAT} has ({error!r}): {remedy}") from None
+        raise WithdrawnError(f"{path} lacks what a list of format {FORMAT} has ({error!r}): {_SEALED.remedy}") from None
 
 
 @dataclass(frozen=True)

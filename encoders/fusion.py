@@ -25,13 +25,16 @@ their weight w, 0 <= w < 1, stands beside the unit vector z of any kind above, f
 
 So by cosine, dot product or Euclidean distance queries rank products as without structured features, and "like this
 one", which takes a product's own vector, ranks by both. w = 0 adds no dimension.
+
+Where every modality has a weight, a concatenation holds the vectors of all of them (`keeps`, `split`). So products can be
+fused anew by a concatenation with other weights, and a query of that one can be answered, nearly, by the old (`carry`).
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -163,8 +166,12 @@ class Fusion:
             weights[STRUCTURED] = structured
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "structured_dimension", self.structured_dimension if structured else 0)
-        if self.kind == "attention" and self.gate is None:
+
+    def check_gate(self) -> Gate:
+        """Return the gate; raises FusionError where there is none, as in settings read without their bundle."""
+        if self.gate is None:
             raise FusionError("fusion by attention needs a gate, which is trained: train --fusion attention")
+        return self.gate
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -179,6 +186,11 @@ class Fusion:
     def dimension(self, d: int) -> int:
         """Give the dimension of fused vectors where the shared space has d."""
         return (d * len(self.modalities) if self.kind == "concatenation" else d) + self.structured_dimension
+
+    def shared_dimension(self, dimension: int) -> int:
+        """Give d, the dimension of the shared space, where fused vectors have `dimension`."""
+        own = dimension - self.structured_dimension
+        return own // len(self.modalities) if self.kind == "concatenation" else own
 
     def fuse(
         self, vectors: Mapping[str, Float32], present: Mapping[str, Mask], structured: Float32 | None = None
@@ -223,10 +235,10 @@ class Fusion:
         """Pool vectors into the shared space as this kind does; those side by side are pooled by their weights."""
         if self.kind != "attention":
             return _pool("weighted_sum" if self.kind == "concatenation" else self.kind, self.weights, parts, rows, d)
-        assert self.gate is not None
-        shares = self.gate.weigh(parts, rows)
+        gate = self.check_gate()
+        shares = gate.weigh(parts, rows)
         pooled = np.zeros((rows, d), np.float32)
-        for number, name in enumerate(self.gate.modalities):
+        for number, name in enumerate(gate.modalities):
             if name in parts:
                 pooled += shares[:, number : number + 1] * parts[name][0]
         return pooled
@@ -253,6 +265,61 @@ class Fusion:
             parts_of_q = [np.float32(math.sqrt(self.weights[name])) * pooled for name in self.modalities]
             pooled = _unit(np.concatenate(parts_of_q, axis=1))
         return np.pad(pooled, ((0, 0), (0, self.structured_dimension))) if self.structured_dimension else pooled
+
+    def keeps(self, modalities: Iterable[str]) -> bool:
+        """Tell whether fused vectors hold those of all these modalities."""
+        return self.kind == "concatenation" and set(modalities) <= set(self.modalities)
+
+    def split(self, fused: Float32) -> tuple[dict[str, Float32], dict[str, Mask], Float32]:
+        """Take apart what a concatenation fused, float32[N, D], into what it was fused of.
+
+        Returns vectors, float32[N, d] a modality of unit norm; presence, bool[N] a modality; structured features,
+        float32[N, structured_dimension], of unit norm. What is missing is zero.
+        """
+        heads = fused[:, : fused.shape[1] - self.structured_dimension]
+        blocks = np.split(heads, len(self.modalities), axis=1)
+        vectors = {name: _unit(block) for name, block in zip(self.modalities, blocks, strict=True)}
+        present: dict[str, Mask] = {name: np.any(block, axis=1) for name, block in vectors.items()}
+        return vectors, present, self.structured_of(fused)
+
+    def structured_of(self, fused: Float32) -> Float32:
+        """Take products' structured features out of their fused vectors: float32[N, structured_dimension], unit norm."""
+        return _unit(fused[:, fused.shape[1] - self.structured_dimension :])
+
+    def carry(self, queries: Float32, other: Fusion) -> Float32:
+        """Carry queries of a concatenation `other`, float32[N, D'], to the products of this fusion: float32[N, D], unit norm.
+
+        With shares s_m (the weights, brought to a sum of 1) a block x_m of a query of `other` becomes
+
+            concatenation   sqrt(s'_m / s_m) x_m: products that have all modalities are ranked as by `other`
+            the others      the sum over m of sqrt(s'_m) x_m: about the products that `other` ranks first
+
+        A modality that this fusion gives no weight finds no products of its own. Where there is no other, its block is
+        compared with all modalities, as in `query`.
+        """
+        own, others = self._shares(), other._shares()
+        head = queries.shape[1] - other.structured_dimension
+        blocks = dict(zip(other.modalities, np.split(queries[:, :head], len(other.modalities), axis=1), strict=True))
+        pooled: Float32 = sum(np.float32(math.sqrt(others[name])) * block for name, block in blocks.items())  # type: ignore[assignment]
+        pooled = pooled / np.float32(math.sqrt(1 - self.structured_weight))
+        if self.kind == "concatenation":
+            nothing = np.zeros_like(pooled)
+            scales = {name: np.float32(math.sqrt(others.get(name, 0) / own[name])) for name in self.modalities}
+            if any(scales.values()):
+                parts = [scale * blocks.get(name, nothing) for name, scale in scales.items()]
+            else:
+                parts = [np.float32(math.sqrt(own[name])) * pooled for name in self.modalities]
+            pooled = np.concatenate(parts, axis=1)
+        tail = np.zeros((len(queries), self.structured_dimension), np.float32)
+        if self.structured_dimension and other.structured_dimension:
+            tail = np.float32(math.sqrt(others[STRUCTURED] / own[STRUCTURED])) * queries[:, head:]
+        return _unit(np.hstack([pooled, tail]))
+
+    def _shares(self) -> dict[str, float]:
+        """Return the shares of modalities and structured features, which sum to 1."""
+        total = sum(self.weights[name] for name in self.modalities)
+        shares = {name: (1 - self.structured_weight) * self.weights[name] / total for name in self.modalities}
+        return shares | {STRUCTURED: self.structured_weight}
 
     def to_json(self) -> dict[str, Any]:
         """Give the settings but the gate as JSON values; the order of the weights is kept."""

@@ -6,7 +6,7 @@ Trained by `encoders.training`, applied here in numpy, by the jobs and by the lo
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +144,11 @@ def random_head(dimension_in: int, dimension_out: int, seed: int) -> Head:
         output=np.zeros((0, dimension_out), np.float32),
         bias=np.zeros(dimension_out, np.float32),
     )
+
+
+def identity_head(dimension: int) -> Head:
+    """Make the head that only brings a feature to unit norm: for towers that share their space already."""
+    return replace(random_head(dimension, dimension, 0), linear=np.eye(dimension, dtype=np.float32))
 
 
 def _transform(head: Head, features: Float32) -> Float32:

@@ -1,4 +1,4 @@
-"""Files checked against the sizes and hashes that a list of them gives, each copy hashed once."""
+"""Files checked against the sizes and hashes that a list of them gives, each copy hashed once; JSON that holds its own hash."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,7 @@ class FileEntry:
 
 def describe_file(path: Path) -> FileEntry:
     """Return the size and the sha256 of a file."""
-    return FileEntry(path.stat().st_size, _sha256(path))
+    return FileEntry(path.stat().st_size, hash_file(path))
 
 
 def read_entries(content: Mapping[str, Any]) -> dict[str, FileEntry]:
@@ -60,7 +60,56 @@ def hash_content(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+@dataclass(frozen=True)
+class SealedJson:
+    """A kind of JSON document that holds its format and the hash of its own content: a truncated one is not a shorter one.
+
+    Attributes:
+        kind: what it is, for messages.
+        format: the one that is written and read.
+        error: what is raised where it cannot be read.
+        remedy: what to do then, for messages.
+        hash_of: hash (hex) of the content, its hash left out.
+    """
+
+    kind: str
+    format: int
+    error: type[ValueError]
+    remedy: str
+    hash_of: Callable[[Mapping[str, Any]], str] = hash_content
+
+    def write(self, content: Mapping[str, Any]) -> bytes:
+        """Write a content, its keys in their order, with format and hash."""
+        whole = {"format": self.format, **content}
+        return (json.dumps({**whole, "hash": self.hash_of(whole)}, indent=1, ensure_ascii=False) + "\n").encode()
+
+    def read(self, data: bytes, path: str) -> dict[str, Any]:
+        """Return the content, format and hash among it.
+
+        Args:
+            data: what `write` wrote.
+            path: where it lies, for messages.
+
+        Raises:
+            ValueError: `error`: it is of a newer format, truncated or altered.
+        """
+        try:
+            content = json.loads(data)
+        except ValueError as error:
+            reason = f"is not whole JSON ({error}): it is truncated or altered"
+            raise self.error(f"{path} {reason}; {self.remedy}") from None
+        number = content.get("format") if isinstance(content, dict) else None
+        if isinstance(number, int) and number > self.format:
+            raise self.error(f"{path} has format {number}, but this catalogue-index reads {self.format}: install a newer one")
+        if number != self.format:
+            raise self.error(f"{path} is no {self.kind}: it gives the format {number}; {self.remedy}")
+        if content.get("hash") != self.hash_of({name: value for name, value in content.items() if name != "hash"}):
+            raise self.error(f"{path} is altered: its content has another hash than it says; {self.remedy}")
+        return content
+
+
+def hash_file(path: Path) -> str:
+    """Hash a file's content: sha256 in hex."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -88,7 +137,7 @@ def verify_files(folder: Path, entries: Mapping[str, FileEntry], mode: Verify = 
         return
     now = time.time_ns()
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
-        for name, digest in zip(unknown, threads.map(lambda name: _sha256(folder / name), unknown), strict=True):
+        for name, digest in zip(unknown, threads.map(lambda name: hash_file(folder / name), unknown), strict=True):
             if digest != entries[name].sha256:
                 raise IntegrityError(
                     f"{folder / name} is altered: its sha256 is not the one it was written with; copy the folder again"

@@ -1,4 +1,4 @@
-"""Networks of `keras.applications` as towers for pictures, with weights from a file."""
+"""Networks of `keras.applications` as towers for pictures, with weights from a file, or ImageNet's from Keras."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import keras
 import tensorflow as tf
 
 from encoders.conversion import PictureNetwork
-from encoders.weights import WeightsError, combine_hashes, hash_file, read_verified
+from encoders.weights import WeightsError, combine_hashes, hash_arrays, read_verified, reason_of
 
 POOLINGS = ("avg", "max")
 GIVEN = {"include_top", "weights", "input_tensor", "input_shape", "pooling"}
 
 # Whatever changes a feature and is not in the weights: to be changed with the arithmetic below.
-RECIPE = "keras application, 1"
+RECIPE = "keras application, 2"
 
 
 class ApplicationError(ValueError):
@@ -31,11 +31,12 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
 
     Args:
         name: name in `keras.applications`.
-        options: `weights`, a file of weights without the top; `sha256` of it; `side`, by default the
-            application's; `pooling`, "avg" (default) or "max"; other parameters of it as JSON values.
+        options: `weights`, a file of weights without the top; without it Keras finds or downloads ImageNet's; `sha256`
+            of the file; `side`, by default the application's; `pooling`, "avg" (default) or "max"; other parameters of
+            it as JSON values.
 
     Raises:
-        ApplicationError: for a name or an option that is unknown.
+        ApplicationError: for a name or an option that is unknown, or has nothing to be of.
         WeightsError: for a weights file that is missing, altered, or does not fit.
     """
     application = getattr(keras.applications, name, None)
@@ -45,23 +46,16 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
     parameters = _parameters(name, application, options)
     path = _verified_file(name, options)
     side = int(options["side"]) if "side" in options else _default_side(application, parameters)
-    pooling = options.get("pooling", POOLINGS[0])
-    model = application(
-        include_top=False, weights=None, input_shape=(side, side, 3), pooling=pooling, **parameters
-    )
-    try:
-        model.load_weights(path)
-    except Exception as error:  # Keras and h5py raise whatever a foreign file makes them
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"weights file {path} does not fit {name} without its top ({reason}): "
-            "give the file for include_top=False"
-        ) from error
+    shape, pooling = (side, side, 3), options.get("pooling", POOLINGS[0])
+    given = {"include_top": False, "input_shape": shape, "pooling": pooling, **parameters}
+    model = _with_imagenet(name, application, given) if path is None else application(weights=None, **given)
+    if path is not None:
+        _load_weights(model, name, path)
     preprocess = sys.modules[application.__module__].preprocess_input
     settings = json.dumps([name, side, pooling, parameters], sort_keys=True)
     return PictureNetwork(
         side=side,
-        weights_hash=combine_hashes(RECIPE, settings, keras.__version__, hash_file(path)),
+        weights_hash=combine_hashes(RECIPE, settings, keras.__version__, hash_arrays(model.get_weights())),
         features=lambda pictures: model(preprocess(tf.cast(pictures, tf.float32)), training=False),
     )
 
@@ -84,9 +78,31 @@ def _parameters(name: str, application: Any, options: Mapping[str, str]) -> dict
         raise ApplicationError(f"an option of {name} is not a JSON value: {error}") from None
 
 
-def _verified_file(name: str, options: Mapping[str, str]) -> Path:
-    if not options.get("weights"):
-        raise WeightsError(f"no weights are given for {name}: name a file, as in keras:{name}?weights=<file>")
+def _with_imagenet(name: str, application: Any, given: Mapping[str, Any]) -> keras.Model:
+    try:
+        return application(weights="imagenet", **given)
+    except Exception as error:  # what the network, h5py and Keras raise
+        raise WeightsError(
+            f"Keras has no ImageNet weights of {name} here and cannot download them ({reason_of(error)}): name a file, as in "
+            f"keras:{name}?weights=<file>"
+        ) from error
+
+
+def _load_weights(model: keras.Model, name: str, path: Path) -> None:
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras and h5py raise whatever a foreign file makes them
+        raise WeightsError(
+            f"weights file {path} does not fit {name} without its top ({reason_of(error)}): "
+            "give the file for include_top=False"
+        ) from error
+
+
+def _verified_file(name: str, options: Mapping[str, str]) -> Path | None:
+    if "weights" not in options:
+        if "sha256" in options:
+            raise ApplicationError(f"sha256 is that of a file: name it, as in keras:{name}?weights=<file>&sha256=<hex>")
+        return None
     path = Path(options["weights"])
     if not path.is_file():
         raise WeightsError(

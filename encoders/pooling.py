@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 Pooling = Literal["mean", "concatenation"]
+# What bundles and spaces were written with before languages had names; hashes of theirs rest on it.
+UNNAMED: Mapping[bool, tuple[str, ...]] = {False: (), True: ("en", "zh")}
 Float32 = npt.NDArray[np.float32]
 
 
@@ -33,7 +35,7 @@ class Views:
         operations: strength of each operation by name, as `transforms` reads it.
         seed: seed of everything random.
         tables: name and content of the user's synonym tables, in order.
-        cross_language: whether words of two languages stand for one another.
+        cross_language: languages whose shop words stand for one another.
         digest: what the views of an item depend on besides all this: the version of the code and its own tables.
 
     With one view nothing else matters, and all of it takes its default.
@@ -44,7 +46,7 @@ class Views:
     operations: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     tables: tuple[tuple[str, str], ...] = ()
-    cross_language: bool = False
+    cross_language: tuple[str, ...] = ()
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class Views:
             raise PoolingError(f"unknown pooling '{self.pooling}' of views; it may be {', '.join(get_args(Pooling))}")
         tables = tuple((name, content) for name, content in self.tables)
         kept: dict[str, Any] = {"operations": dict(sorted(self.operations.items())), "tables": tables}
+        kept["cross_language"] = tuple(self.cross_language)
         if self.count == 1:
             kept = {f.name: f.default for f in fields(self) if f.name != "count"} | {"operations": {}}
         for name, value in kept.items():
@@ -74,10 +77,12 @@ class Views:
         return np.tile(features, (1, self.slots))
 
     def to_json(self) -> dict[str, Any]:
-        """Give the settings as JSON values."""
-        return {**asdict(self), "tables": [list(table) for table in self.tables]}
+        """Give the settings as JSON values; crossed languages are `false` for none, `true` for en and zh, else a list."""
+        crossed = next((told for told, names in UNNAMED.items() if names == self.cross_language), list(self.cross_language))
+        return {**asdict(self), "tables": [list(table) for table in self.tables], "cross_language": crossed}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Views:
         """Read what `to_json` gave; raises TypeError for settings unknown here."""
-        return cls(**value)
+        crossed = value["cross_language"]
+        return cls(**{**value, "cross_language": UNNAMED[crossed] if isinstance(crossed, bool) else crossed})

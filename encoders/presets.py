@@ -1,4 +1,4 @@
-"""Presets: towers built from a specification, `package:…`, `keras:…` or `saved-model:…`, into a folder.
+"""Presets: towers built from a specification (`encoders.sources`) into a folder, with all checks.
 
 TensorFlow is imported when a tower is built, not with this module.
 """
@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from encoders.towers import (
+from encoders.sources import (
+    Source,
+    load_picture_network,
+    load_text_network,
+    prepare_pictures,
+    prepare_texts,
+    read_source,
+    split_specs,
+)
+from encoders.tower_spec import (
     FORM_FILES,
     LITERT,
     SAVED_MODEL,
@@ -24,9 +34,8 @@ from encoders.towers import (
     Modality,
     TowerError,
     TowerSpec,
-    load_tensorflow,
-    load_tower,
 )
+from encoders.towers import load_tensorflow, load_tower
 
 if TYPE_CHECKING:
     from encoders.conversion import PictureNetwork, TextNetwork
@@ -34,11 +43,6 @@ if TYPE_CHECKING:
 DEFAULT_TOWERS: Mapping[Modality, str] = {
     "picture": "package:efficientnet-lite0",
     "text": "package:use-multilingual",
-}
-PACKAGED: Mapping[str, Modality] = {
-    "efficientnet-lite0": "picture",
-    "use-multilingual": "text",
-    "minilm": "text",
 }
 
 BATCH = 32
@@ -66,9 +70,7 @@ def build_tower(spec: str, modality: Modality, folder: Path) -> TowerSpec:
     """Build a tower into a folder that is new or empty, whole or not at all.
 
     Args:
-        spec: `package:efficientnet-lite0`, `package:use-multilingual`, `package:minilm`,
-            `keras:<Application>?weights=<file>` (see `encoders.keras_application`) or `saved-model:<folder>`;
-            these two take `sha256=<hex>`, too, as in `saved-model:<folder>?sha256=<hex>`.
+        spec: where the network comes from, as `encoders.sources` reads it.
         modality: what it encodes.
         folder: where `tower.json` and the forms go.
 
@@ -79,84 +81,70 @@ def build_tower(spec: str, modality: Modality, folder: Path) -> TowerSpec:
         ConversionError: a LiteRT form that does not answer as the SavedModel does.
         ModuleNotFoundError: a package that is not installed.
     """
-    build = _builder(spec, modality)
+    sources = [read_source(one, modality) for one in split_specs(spec)]
     if folder.exists() and any(folder.iterdir()):
         raise TowerError(f"{folder} is not empty: name a new folder for the tower '{spec}'")
     load_tensorflow(text=modality == "text")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        partial = Path(temporary) / "tower"
-        partial.mkdir()
-        built = build(partial)
+        unfinished = Path(temporary) / "tower"
+        unfinished.mkdir()
+        built = _build(sources[0], unfinished) if len(sources) == 1 else _build_several(spec, sources, unfinished)
         if folder.exists():
             folder.rmdir()
-        partial.rename(folder)
+        unfinished.rename(folder)
     _log.info("built tower %s: %d values, forms %s", spec, built.dimension, ", ".join(built.forms))
     return built
 
 
-def _builder(spec: str, modality: Modality) -> Callable[[Path], TowerSpec]:
-    scheme, separator, rest = spec.partition(":")
-    name, _, query = rest.partition("?")
-    if not separator or not name or scheme not in ("package", "keras", "saved-model"):
-        raise TowerError(
-            f"tower '{spec}' is unknown: give package:<{' | '.join(PACKAGED)}>, "
-            "keras:<Application>?weights=<file> or saved-model:<folder>"
-        )
-    if scheme == "package":
-        if rest not in PACKAGED:
-            raise TowerError(f"tower '{spec}' is unknown: the packaged ones are {', '.join(PACKAGED)}")
-        if PACKAGED[rest] != modality:
-            raise TowerError(f"tower '{spec}' encodes a {PACKAGED[rest]}, not a {modality}: name another one")
-        return lambda folder: _build_packaged(spec, rest, folder)
-    options = {key: value for key, _, value in (part.partition("=") for part in query.split("&") if part)}
-    if scheme == "keras":
-        if modality != "picture":
-            raise TowerError(f"tower '{spec}' encodes a picture, not a {modality}: name another one")
-        return lambda folder: _build_application(spec, name, options, folder)
-    unknown = sorted(set(options) - {"sha256"})
-    if unknown:
-        raise TowerError(
-            f"tower '{spec}' has the option '{unknown[0]}', which is unknown: only sha256 is known"
-        )
-    return lambda folder: _build_saved_model(spec, Path(name), options.get("sha256"), modality, folder)
+def _build(source: Source, folder: Path) -> TowerSpec:
+    batch = int(source.common.get("batch", BATCH))
+    if source.scheme == "saved-model":
+        return _build_saved_model(source, batch, folder)
+    if source.scheme == "tflite":
+        return _build_litert_file(source, folder)
+    litert: Literal["required", "wanted"] = "required" if source.scheme == "package" else "wanted"
+    if source.modality == "picture":
+        return write_picture_tower(source.spec, load_picture_network(source), folder, litert, batch)
+    return write_text_tower(source.spec, load_text_network(source), folder, litert, batch)
 
 
-def _build_packaged(spec: str, name: str, folder: Path) -> TowerSpec:
-    if name == "efficientnet-lite0":
-        from encoders import efficientnet_lite
+def _build_several(spec: str, sources: Sequence[Source], folder: Path) -> TowerSpec:
+    from encoders.side_by_side import join_specs
 
-        return write_picture_tower(spec, efficientnet_lite.picture_network(), folder)
-    if name == "minilm":
-        from encoders import bert
-
-        return write_text_tower(spec, bert.minilm_network(), folder)
-    from encoders import sentence_encoder
-
-    return write_text_tower(spec, sentence_encoder.text_network(), folder)
+    built = []
+    for number, source in enumerate(sources):
+        (folder / str(number)).mkdir()
+        built.append(_build(source, folder / str(number)))
+    joined = join_specs(spec, built)
+    (folder / SPEC_FILE).write_text(joined.to_json(), "utf-8")
+    return joined
 
 
-def _build_application(spec: str, name: str, options: Mapping[str, str], folder: Path) -> TowerSpec:
-    from encoders import keras_application
-
-    network = keras_application.picture_network(name, options)
-    return write_picture_tower(spec, network, folder, litert="wanted")
-
-
-def _build_saved_model(
-    spec: str, source: Path, sha256: str | None, modality: Modality, folder: Path
-) -> TowerSpec:
+def _build_saved_model(source: Source, batch: int, folder: Path) -> TowerSpec:
     from encoders import saved_model
 
     target = folder / FORM_FILES[SAVED_MODEL]
-    weights_hash = saved_model.copy_verified(source, target, sha256)
-    side, batch = saved_model.read_signature(target, source, modality)
-    unmeasured = TowerSpec(spec, modality, 0, weights_hash, side, None, batch or BATCH, None, (SAVED_MODEL,))
-    return _finish(unmeasured, folder, "wanted" if modality == "picture" and batch is None else "none")
+    weights_hash = saved_model.copy_verified(Path(source.name), target, source.options.get("sha256"))
+    side, fixed = saved_model.read_signature(target, Path(source.name), source.modality)
+    found = TowerSpec(source.spec, source.modality, 0, weights_hash, side, None, fixed or batch, None, (SAVED_MODEL,))
+    unmeasured = prepare_pictures(source, found) if source.modality == "picture" else prepare_texts(source, found)
+    return _finish(unmeasured, folder, "wanted" if source.modality == "picture" and fixed is None else "none")
+
+
+def _build_litert_file(source: Source, folder: Path) -> TowerSpec:
+    from encoders import litert_file
+
+    found = litert_file.copy_verified(Path(source.name), folder / FORM_FILES[LITERT], source.options)
+    spec = prepare_pictures(source, replace(found, spec=source.spec))
+    (folder / SPEC_FILE).write_text(spec.to_json(), "utf-8")
+    assert spec.side is not None
+    load_tower(folder).encode(probe_pictures(spec.side))
+    return spec
 
 
 def write_picture_tower(
-    spec: str, network: PictureNetwork, folder: Path, litert: Literal["required", "wanted"] = "required"
+    spec: str, network: PictureNetwork, folder: Path, litert: Literal["required", "wanted"] = "required", batch: int = BATCH
 ) -> TowerSpec:
     """Write a network for pictures into an existing folder, with all checks; raises ConversionError.
 
@@ -166,27 +154,34 @@ def write_picture_tower(
 
     save_picture_network(network, folder / FORM_FILES[SAVED_MODEL])
     unmeasured = TowerSpec(
-        spec, "picture", 0, network.weights_hash, network.side, None, BATCH, None, (SAVED_MODEL,)
+        spec, "picture", 0, network.weights_hash, network.side, None, batch, None, (SAVED_MODEL,), network.decoding
     )
     return _finish(unmeasured, folder, litert)
 
 
-def write_text_tower(spec: str, network: TextNetwork, folder: Path) -> TowerSpec:
-    """Write a network for texts into an existing folder, with all checks; raises ConversionError."""
-    from encoders.conversion import convert_text_network, save_text_network
+def write_text_tower(
+    spec: str, network: TextNetwork, folder: Path, litert: Literal["required", "wanted"] = "required", batch: int = BATCH
+) -> TowerSpec:
+    """Write a network for texts into an existing folder, as `write_picture_tower` does."""
+    from encoders.conversion import save_numeric, save_text_network
 
     save_text_network(network, folder / FORM_FILES[SAVED_MODEL])
-    (folder / FORM_FILES[LITERT]).write_bytes(convert_text_network(network))
     (folder / TOKENIZER_FILES[network.tokenizer]).write_bytes(network.tokenizer_file)
-    limit, tokenizer = network.token_limit, network.tokenizer
     unmeasured = TowerSpec(
-        spec, "text", 0, network.weights_hash, None, limit, BATCH, tokenizer, (SAVED_MODEL,)
-    )
-    return _finish(unmeasured, folder, "required")
+        spec, "text", 0, network.weights_hash, None, network.token_limit, batch, network.tokenizer, (SAVED_MODEL,),
+        prefix=network.prefix, text_form=network.text_form,
+    )  # fmt: skip
+    return _finish(unmeasured, folder, litert, None if network.tokenise is None else partial(save_numeric, network))
 
 
-def _finish(unmeasured: TowerSpec, folder: Path, litert: Literal["required", "wanted", "none"]) -> TowerSpec:
-    """Measure the dimension, compare batches with single items and form with form, write tower.json."""
+def _finish(
+    unmeasured: TowerSpec, folder: Path, litert: Literal["required", "wanted", "none"],
+    save_numeric: Callable[[Path], None] | None = None,
+) -> TowerSpec:  # fmt: skip
+    """Measure the dimension, compare batches with single items and form with form, write tower.json.
+
+    `save_numeric` writes what LiteRT converts, where that is not the SavedModel itself.
+    """
     from encoders.conversion import ConversionError, check_equal, probe_dimension
 
     name, saved_model = unmeasured.spec, folder / FORM_FILES[SAVED_MODEL]
@@ -203,6 +198,7 @@ def _finish(unmeasured: TowerSpec, folder: Path, litert: Literal["required", "wa
     both = replace(alone, forms=(LITERT, SAVED_MODEL))
     (folder / SPEC_FILE).write_text(both.to_json(), "utf-8")
     try:
+        _convert(folder, save_numeric)
         _check_litert(both, folder, probes, expected)
     except ConversionError as error:
         if litert == "required":
@@ -214,11 +210,20 @@ def _finish(unmeasured: TowerSpec, folder: Path, litert: Literal["required", "wa
     return both
 
 
-def _check_litert(spec: TowerSpec, folder: Path, probes: Any, expected: npt.NDArray[np.float32]) -> None:
-    from encoders.conversion import ConversionError, check_equal, convert
+def _convert(folder: Path, save_numeric: Callable[[Path], None] | None) -> None:
+    from encoders.conversion import convert
 
-    if spec.modality == "picture":
-        (folder / FORM_FILES[LITERT]).write_bytes(convert(folder / FORM_FILES[SAVED_MODEL]))
+    source = folder / FORM_FILES[SAVED_MODEL]
+    with tempfile.TemporaryDirectory() as temporary:
+        if save_numeric is not None:
+            source = Path(temporary) / "numeric"
+            save_numeric(source)
+        (folder / FORM_FILES[LITERT]).write_bytes(convert(source))
+
+
+def _check_litert(spec: TowerSpec, folder: Path, probes: Any, expected: npt.NDArray[np.float32]) -> None:
+    from encoders.conversion import ConversionError, check_equal
+
     try:
         found = load_tower(folder, LITERT).encode(probes)
     except (RuntimeError, ValueError) as error:

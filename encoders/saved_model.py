@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from encoders.towers import Modality
+from encoders.tower_spec import Modality
 from encoders.weights import WeightsError, hash_folder
 
 SIGNATURE = "serving_default"

@@ -6,82 +6,28 @@ A folder holds `tower.json` and one or two forms: `model.tflite`, run by LiteRT 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Modality = Literal["picture", "text"]
-Float32 = npt.NDArray[np.float32]
+from encoders.tokens import load_tokenizer, missing_package, shape_text
+from encoders.tower_spec import FORM_FILES, LITERT, SAVED_MODEL, SPEC_FILE, TowerError, TowerSpec
 
-LITERT, SAVED_MODEL = "litert", "saved_model"
-FORM_FILES = {LITERT: "model.tflite", SAVED_MODEL: "saved_model"}
-TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "wordpiece": "tokenizer.json"}
-SPEC_FILE = "tower.json"
+Float32 = npt.NDArray[np.float32]
 
 # Larger batches leave the caches of a CPU: 256 tokens or 4 pictures a call run up to twice as fast in LiteRT.
 TOKENS_PER_CALL = {LITERT: 256, SAVED_MODEL: 8192}
 PICTURES_PER_LITERT_CALL = 4
 
 _log = logging.getLogger(__name__)
-
-
-class TowerError(ValueError):
-    """A tower's folder cannot be read or run, or items do not fit it."""
-
-
-@dataclass(frozen=True)
-class TowerSpec:
-    """What a tower is: the content of `tower.json`.
-
-    Attributes:
-        spec: where it comes from, as given to `encoders.presets.build_tower`.
-        modality: what it encodes.
-        dimension: D, the dimension of its features.
-        weights_hash: hex digest of all that determines a feature besides the item.
-        side: pixels of the square that pictures arrive in; None for texts.
-        token_limit: tokens a text is cut at; None for pictures and where the tower does not tell.
-        batch: pictures that are best encoded at once; texts a batch at most.
-        tokenizer: tokenizer of the LiteRT form, a key of TOKENIZER_FILES.
-        forms: what the folder holds, keys of FORM_FILES.
-    """
-
-    spec: str
-    modality: Modality
-    dimension: int
-    weights_hash: str
-    side: int | None
-    token_limit: int | None
-    batch: int
-    tokenizer: str | None
-    forms: tuple[str, ...]
-
-    def to_json(self) -> str:
-        """Write the fields as JSON, always the same text for the same fields."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> TowerSpec:
-        """Read what `to_json` wrote; raises TowerError where fields are missing or unknown."""
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise TowerError(f"{SPEC_FILE} is not JSON ({error}): build the tower again") from None
-        expected = {field.name for field in fields(cls)}
-        if not isinstance(content, dict) or set(content) != expected:
-            raise TowerError(
-                f"{SPEC_FILE} does not have the fields {sorted(expected)}: build the tower again"
-            )
-        return cls(**content | {"forms": tuple(content["forms"])})
 
 
 class Tower(ABC):
@@ -101,6 +47,14 @@ class Tower(ABC):
         self.truncated = 0
         self.seconds = 0.0
         self._turn = Lock()
+
+    @property
+    def runs_in(self) -> str:
+        """Say what it runs in, and on what: TensorFlow's own word on a GPU that it cannot use is silenced."""
+        if self.form == LITERT:
+            return "LiteRT on the CPU"
+        gpus = len(load_tensorflow().config.list_physical_devices("GPU"))
+        return f"TensorFlow on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "TensorFlow on the CPU, without a GPU"
 
     def encode(self, items: npt.NDArray[Any] | Sequence[str]) -> Float32:
         """Encode pictures uint8[B, side, side, 3] or B texts: float32[B, D], whatever else is in the batch.
@@ -140,7 +94,7 @@ class _PictureTower(Tower):
                 f"uint8[B, {side}, {side}, 3]: decode them to side {side}"
             )
         # LiteRT gives the same bits whatever the batch; TensorFlow only in batches of one size.
-        size = PICTURES_PER_LITERT_CALL if self.form == LITERT else self.spec.batch
+        size = min(PICTURES_PER_LITERT_CALL, self.spec.batch) if self.form == LITERT else self.spec.batch
         for start in range(0, len(pictures), size):
             batch = pictures[start : start + size]
             rows = len(batch)
@@ -162,8 +116,7 @@ class _TextTower(Tower):
         self._run = run
 
     def _encode(self, items: Any) -> Iterator[tuple[npt.NDArray[np.int64], Float32]]:
-        # A lone surrogate has no UTF-8; cleaned texts have none.
-        texts = [str(text).encode("utf-8", "replace").decode() for text in items]
+        texts = [shape_text(text, self.spec) for text in items]
         if not texts:
             return
         prepared, lengths = self._measure(texts)
@@ -207,13 +160,17 @@ def load_tower(folder: Path, form: str | None = None, threads: int | None = None
     if not path.is_file():
         raise TowerError(f"{folder} holds no {SPEC_FILE}: build a tower there first")
     spec = TowerSpec.from_json(path.read_text("utf-8"))
+    if spec.parts:
+        from encoders.side_by_side import SideBySide
+
+        return SideBySide(spec, [load_tower(folder / str(part), form, threads) for part in range(spec.parts)])
     form = form or (LITERT if LITERT in spec.forms else SAVED_MODEL)
     if form not in spec.forms:
         raise TowerError(f"{spec.spec} has no form '{form}' in {folder} (forms: {', '.join(spec.forms)})")
     threads = threads or available_cores()
     model = folder / FORM_FILES[form]
     if form == SAVED_MODEL:
-        return _load_saved_model(spec, model, threads)
+        return _load_saved_model(spec, model, folder, threads)
     return _load_litert(spec, model, folder, threads)
 
 
@@ -222,23 +179,55 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _missing(package: str, extra: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f"the package '{package}' is not installed: pip install 'catalogue-index[{extra}]'"
-    )
-
-
 def _load_litert(spec: TowerSpec, model: Path, folder: Path, threads: int) -> Tower:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ModuleNotFoundError as error:
-        raise _missing("ai-edge-litert", "query") from error
+        raise missing_package("ai-edge-litert", "query") from error
     interpreter = Interpreter(model_path=str(model), num_threads=threads)
-    runner = interpreter.get_signature_runner()
     if spec.modality == "picture":
-        (name,) = runner.get_input_details()
-        return _PictureTower(spec, LITERT, lambda pictures: _only(runner(**{name: pictures})))
-    tokenise = _load_tokenizer(spec, folder)
+        return _PictureTower(spec, LITERT, _picture_runner(spec, interpreter))
+    runner = interpreter.get_signature_runner()
+    return _numeric_text_tower(spec, LITERT, folder, lambda ids, lengths: _only(runner(ids=ids, lengths=lengths)))
+
+
+def _picture_runner(spec: TowerSpec, interpreter: Any) -> Callable[[npt.NDArray[np.uint8]], Float32]:
+    """Return the function that a LiteRT model of one input and one output is."""
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+    fixed = int(taken["shape_signature"][0])
+    scale, zero = given["quantization"]
+    allocated = 0
+
+    def run(pictures: npt.NDArray[np.uint8]) -> Float32:
+        nonlocal allocated
+        rows, batch = len(pictures), max(fixed, len(pictures))
+        if allocated != batch:
+            interpreter.resize_tensor_input(taken["index"], (batch, *pictures.shape[1:]))
+            interpreter.allocate_tensors()
+            allocated = batch
+        if rows < batch:
+            pictures = np.concatenate([pictures, np.zeros((batch - rows, *pictures.shape[1:]), np.uint8)])
+        interpreter.set_tensor(taken["index"], _as_taken(spec, pictures, taken["dtype"]))
+        interpreter.invoke()
+        values = interpreter.get_tensor(given["index"]).reshape(batch, -1).astype(np.float32)[:rows]
+        return (values - zero) * np.float32(scale) if scale else values
+
+    return run
+
+
+def _as_taken(spec: TowerSpec, pictures: npt.NDArray[np.uint8], kind: Any) -> npt.NDArray[Any]:
+    if kind == np.uint8:
+        return pictures
+    if kind == np.int8:
+        return (pictures.astype(np.int16) - 128).astype(np.int8)
+    return (pictures.astype(np.float32) - np.float32(spec.pixel_mean)) / np.float32(spec.pixel_std)
+
+
+def _numeric_text_tower(
+    spec: TowerSpec, form: str, folder: Path, call: Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], Float32]
+) -> Tower:
+    """Make a tower of a function of ids int32[B, L] and lengths int32[B], and the tokenizer in its folder."""
+    tokenise = load_tokenizer(spec, folder)
 
     def measure(texts: list[str]) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
         ids = [np.asarray(row, np.int32) for row in tokenise(texts)]
@@ -251,9 +240,9 @@ def _load_litert(spec: TowerSpec, model: Path, folder: Path, threads: int) -> To
         ids = np.zeros((len(rows), int(lengths.max())), np.int32)
         for target, row in zip(ids, rows, strict=True):
             target[: len(row)] = row
-        return _only(runner(ids=ids, lengths=lengths))
+        return call(ids, lengths)
 
-    return _TextTower(spec, LITERT, measure, run)
+    return _TextTower(spec, form, measure, run)
 
 
 def _only(outputs: dict[str, Any]) -> Float32:
@@ -266,44 +255,31 @@ def _cut(ids: npt.NDArray[np.int32], limit: int) -> npt.NDArray[np.int32]:
     return ids if len(ids) <= limit else np.concatenate([ids[: limit - 1], ids[-1:]])
 
 
-def _load_tokenizer(spec: TowerSpec, folder: Path) -> Callable[[list[str]], list[Any]]:
-    if spec.tokenizer == "sentencepiece":
-        try:
-            from sentencepiece import SentencePieceProcessor
-        except ModuleNotFoundError as error:
-            raise _missing("sentencepiece", "query") from error
-        processor = SentencePieceProcessor(model_file=str(folder / TOKENIZER_FILES["sentencepiece"]))
-        return lambda texts: processor.encode(texts, out_type=int, add_bos=True, add_eos=True)
-    if spec.tokenizer == "wordpiece":
-        try:
-            from tokenizers import Tokenizer
-        except ModuleNotFoundError as error:
-            raise _missing("tokenizers", "query") from error
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILES["wordpiece"]))
-        # As in the SavedModel, a text that spells a special token is a text.
-        tokenizer.encode_special_tokens = True
-        return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-    raise TowerError(
-        f"{spec.spec} names the tokenizer '{spec.tokenizer}', which is unknown: build the tower again"
-    )
+def prepare_tensorflow() -> None:
+    """Turn on TensorFlow's fast CPU kernels and quieten it, where the environment does not say otherwise.
+
+    Both are read when TensorFlow is imported. What fails in it is raised; what it writes besides is silenced up to its level
+    "error", because a machine without a GPU is one to it.
+    """
+    # Twice the pictures a second on AMD, where TensorFlow leaves oneDNN off.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def load_tensorflow(text: bool = False) -> Any:
     """Import TensorFlow, and for texts its tokenizers; raises ModuleNotFoundError naming the extra."""
-    # Read at import only. Twice the pictures a second on AMD, where TensorFlow leaves oneDNN off.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    prepare_tensorflow()
     try:
         import tensorflow
 
         if text:
             import tensorflow_text  # noqa: F401
     except ModuleNotFoundError as error:
-        raise _missing(str(error.name).replace("_", "-"), "pipelines") from error
+        raise missing_package(str(error.name).replace("_", "-"), "pipelines") from error
     return tensorflow
 
 
-def _load_saved_model(spec: TowerSpec, model: Path, threads: int) -> Tower:
+def _load_saved_model(spec: TowerSpec, model: Path, folder: Path, threads: int) -> Tower:
     tf = load_tensorflow(spec.modality == "text")
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -311,14 +287,17 @@ def _load_saved_model(spec: TowerSpec, model: Path, threads: int) -> Tower:
         _log.debug("TensorFlow runs already, with the threads it started with")
     loaded = tf.saved_model.load(str(model))
     serve = loaded.signatures["serving_default"]
-    (name,) = serve.structured_input_signature[1]
+    names = sorted(serve.structured_input_signature[1])
 
-    def run(items: Any) -> Float32:
+    def run(*items: Any) -> Float32:
         assert loaded is not None  # a signature holds its resources only weakly
-        return _only({key: value.numpy() for key, value in serve(**{name: tf.constant(items)}).items()})
+        given = {name: tf.constant(item) for name, item in zip(names, items, strict=True)}
+        return _only({key: value.numpy() for key, value in serve(**given).items()})
 
     if spec.modality == "picture":
         return _PictureTower(spec, SAVED_MODEL, run)
+    if names == ["ids", "lengths"]:
+        return _numeric_text_tower(spec, SAVED_MODEL, folder, run)
     counts = loaded.signatures.get("count_tokens", None)
 
     def measure(texts: list[str]) -> tuple[list[bytes], npt.NDArray[np.int64]]:

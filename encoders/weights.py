@@ -7,21 +7,29 @@ import io
 import json
 import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from encoders.integrity import files_below, hash_file
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _TORCH_TYPES = {"FloatStorage": np.float32, "LongStorage": np.int64, "HalfStorage": np.float16}
-_SAFETENSORS_TYPES = {"F32": "<f4", "F16": "<f2", "I64": "<i8"}
 
 
 class WeightsError(ValueError):
     """A weights file is missing, is not the one that was pinned, or cannot be read."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what a library says of an error, or the error's type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def package_folder(package: str, module: str) -> Path:
@@ -56,14 +64,7 @@ def combine_hashes(*parts: str | Sequence[str]) -> str:
 
 def hash_folder(folder: Path) -> str:
     """Hash the names and contents of all files below a folder: 64 hex digits."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return combine_hashes(*(part for name in names for part in (name, hash_file(folder / name))))
-
-
-def hash_file(path: Path) -> str:
-    """Hash a file's content: sha256 in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return combine_hashes(*(part for name, path in files_below(folder) for part in (name, hash_file(path))))
 
 
 def hash_bytes(data: bytes) -> str:
@@ -71,27 +72,23 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_safetensors(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """Read tensors in the safetensors format: name -> array, views of the data.
+def hash_arrays(arrays: Iterable[npt.NDArray[Any]]) -> str:
+    """Hash the types, shapes and values of arrays in their order: sha256 in hex."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
-    The file is a uint64 length, a JSON header of that length (name -> dtype, shape, offsets) and raw values.
-    Raises WeightsError for a file that is cut short and for types other than F32, F16 and I64.
-    """
-    start = 8 + int.from_bytes(data[:8], "little")
+
+def read_safetensors(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Read tensors in the safetensors format: name -> array; raises WeightsError for a file that is cut short."""
     try:
-        header = json.loads(data[8:start])
-        header.pop("__metadata__", None)
-        arrays = {}
-        for name, entry in header.items():
-            begin, end = (start + offset for offset in entry["data_offsets"])
-            arrays[name] = np.frombuffer(data[begin:end], _SAFETENSORS_TYPES[entry["dtype"]]).reshape(
-                entry["shape"]
-            )
-    except (ValueError, KeyError, AttributeError) as error:
+        return load(data)
+    except (SafetensorError, TypeError, KeyError) as error:
         raise WeightsError(
             f"the weights file is not in the safetensors format, or cut short ({error})"
         ) from error
-    return arrays
 
 
 class _TorchUnpickler(pickle.Unpickler):

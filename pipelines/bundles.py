@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from encoders.bundle import STRUCTURED_FOLDER, Bundle, open_bundle, read_statistics, write_bundle
+from encoders.bundle import BUNDLE_FILE, STRUCTURED_FOLDER, Bundle, open_bundle, read_statistics, write_bundle
 from encoders.fusion import STRUCTURED, Fusion
+from encoders.integrity import files_below
 from pipelines import storage
 from pipelines.config import DEFAULT_FUSION, DEFAULT_WEIGHTS, Config, ConfigError, given_weights
 from pipelines.layout import Index
@@ -46,13 +47,17 @@ def localise(folder: str) -> Path:
     return target
 
 
+def upload(folder: Path, target: str, last: str) -> None:
+    """Copy a local folder's files to a path or URI, the file `last` after all others: where that is, all are."""
+    for name, path in sorted(files_below(folder), key=lambda file: file[0] == last):
+        storage.put_file(path, storage.join(target, name))
+
+
 def install(bundle: Bundle, index: Index) -> str:
     """Copy a bundle to the index under its hash and return its folder there."""
     folder = storage.join(index.bundles, bundle.hash)
-    if not storage.exists(storage.join(folder, "bundle.json")):
-        files = sorted((path for path in bundle.folder.rglob("*") if path.is_file()), key=lambda p: (p.name == "bundle.json", p))
-        for path in files:
-            storage.put_file(path, storage.join(folder, path.relative_to(bundle.folder).as_posix()))
+    if not storage.exists(storage.join(folder, BUNDLE_FILE)):
+        upload(bundle.folder, folder, BUNDLE_FILE)
     return folder
 
 
@@ -88,7 +93,7 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
 
     Raises:
         ConfigError: structured columns have a weight and no statistics.
-        FusionError: no modality has a weight.
+        FusionError: no modality has a weight, or what is to weigh them by attention was not trained.
     """
     given = given_weights(config)
     weights = (DEFAULT_WEIGHTS if base is None else dict(base.weights)) | given
@@ -102,11 +107,14 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
         )
     dimension = 0 if structured is None else read_statistics(structured)["dimension"]
     kind, gate = (DEFAULT_FUSION, None) if base is None else (base.kind, base.gate)
-    return Fusion(config.fusion or kind, weights, dimension, gate)  # type: ignore[arg-type]
+    fusion = Fusion(config.fusion or kind, weights, dimension, gate)  # type: ignore[arg-type]
+    if fusion.kind == "attention":
+        fusion.check_gate()
+    return fusion
 
 
-def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None = None) -> Bundle:
-    """Return the bundle that the configuration makes of another one, as the index's own.
+def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None = None, take: bool = True) -> Bundle:
+    """Return the bundle that the configuration makes of another one, in the index, and with `take` as its own.
 
     It has the same towers and heads, the fusion and the views that the configuration asks for, and other statistics of
     structured columns where a folder of them is given. Where nothing differs, it is the same bundle. Only other views
@@ -134,7 +142,7 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
         made = write_bundle(folder, towers, bundle.heads, fusion, views, bundle.training, structured or own, bundle.curves)
-        return open_at(adopt(made, index))
+        return open_at(adopt(made, index) if take else install(made, index))
 
 
 def _shown(fusion: Fusion) -> str:

@@ -77,15 +77,24 @@ def inspect(shards: Sequence[Shard], options: CatalogueOptions) -> CatalogueSche
     sample = min(max(_SAMPLES_BYTES // max(sampled, 1), _SAMPLE_BYTES.start), _SAMPLE_BYTES.stop)
     with ThreadPoolExecutor(_THREADS) as pool:
         described = list(pool.map(lambda shard: READERS[shard.format].describe(shard, sample), shards))
+    told = [found for found in described if found is not None]
+    filled = [found for found in told if found.has_rows]
     for shard, found in zip(shards, described, strict=True):
-        if found is None:
+        if found is None or not found.has_rows:
             _log.info("%s has no rows", shard.uri)
-    filled = [found for found in described if found is not None]
+    if not filled and len(told) == len(shards):
+        # Parquet says what its columns are where it has no rows, too: such a catalogue is an empty one, not a broken one.
+        _log.warning("the catalogue has no rows: all of its %d files are empty", len(shards))
+        filled = told
     if not filled:
         raise CatalogueError(f"the catalogue has no rows: all of its {len(shards)} files are empty")
     schema = resolve(filled, options)
-    _log.info("columns: %s", ", ".join(f"{name} is {'.'.join(path)}" for name, path in schema.sources.items()))
+    _log.info("columns: %s", ", ".join(_told(name, path) for name, path in schema.sources.items()))
     return schema
+
+
+def _told(name: str, path: Path) -> str:
+    return name if path == (name,) else f"{name} is {'.'.join(path)}"
 
 
 def pieces(shard: Shard) -> list[Piece]:

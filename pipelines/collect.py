@@ -7,6 +7,7 @@ features of one partition: 65,536 products x 5.9 kB = 385 MB for the default pic
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from pipelines.features import write_features
 from pipelines.layout import ORDER, Index, Partition, read_json, write_json
 
 COLLECTED = "collected.json"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Pile:
     def marker(self) -> str:
         """File that says that all units of the pile are in their places."""
         return storage.join(self.folder, COLLECTED)
+
+    def remove(self) -> None:
+        """Delete the unit files and last the marker: what a kill leaves of a pile is not collected over what it gave."""
+        storage.remove(_unit_files(self))
+        storage.remove_folder(self.folder)
 
 
 def uncollected(index: Index, spaces: Iterable[str]) -> list[Pile]:
@@ -71,6 +79,9 @@ def collect_partition(work: tuple[Pile, Partition]) -> int:
         return 0
     rows = pa.concat_tables(tables)
     write_features(storage.join(pile.index.part(pile.space, partition), f"{pile.run}-delta.parquet"), rows)
+    _log.info(
+        "collect: partition %d of %d: %d new features of %s", partition.number + 1, 1 << partition.bits, rows.num_rows, pile.space
+    )
     return rows.num_rows
 
 

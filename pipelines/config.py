@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from transforms.shop_words import LANGUAGES
+
 METRICS = ("angular", "euclidean", "manhattan", "dot")
 POOLINGS = ("mean", "concatenation")
 FORMATS = ("auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "merchant", "shopify", "woocommerce")
@@ -20,6 +22,7 @@ FUSIONS = ("concatenation", "weighted_sum", "mean", "max", "attention")
 LOSSES = ("contrastive", "sigmoid")
 DEFAULT_FUSION = "concatenation"
 MODALITIES = ("picture", "text")
+DEFAULT_PHRASE_LANGUAGES = {"en": 0.65, "zh": 0.35}
 DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "structured": 0.0}
 
 
@@ -62,15 +65,28 @@ class Config:
     partition_rows: int = setting(65_536, "products in one partition, at most (kept with the index)")
 
     metric: Literal["angular", "euclidean", "manhattan", "dot"] = setting("angular", "distance of the Annoy index")
-    trees: int = setting(50, "trees of each Annoy index")
+    trees: int | None = setting(
+        None, "trees of each Annoy index (default: chosen for the least work a query, and kept while the catalogue is alike)"
+    )
+    max_index_bytes: int | None = setting(None, "bytes that the Annoy files of a version may take together (default: any)")
     max_items_per_shard: int = setting(10_000_000, "products in one Annoy file, at most")
     seed: int = setting(0, "seed of everything random")
     publish: bool = setting(True, "publish the version when it is complete")
     min_recall: float = setting(0.95, "recall@10 against exact search that a version is published with, at least")
     max_shrink: float = setting(0.10, "share of the current version's products that the next one may lack")
+    keep_versions: int = setting(7, "newest versions that stay when a run prunes the index after publishing; 0: it does not")
+    grace_hours: float = setting(24.0, "hours that what is no longer needed stays for those who may still read it")
 
-    picture_tower: str = setting("package:efficientnet-lite0", "tower for pictures of a bundle that is trained; '' for none")
-    text_tower: str = setting("package:use-multilingual", "tower for texts of a bundle that is trained; '' for none")
+    picture_tower: str = setting(
+        "package:efficientnet-lite0",
+        "tower for pictures of a bundle that is trained: package:, keras:, keras-hub:, hf:, saved-model: or tflite:...; several "
+        "with commas between them stand side by side; '' for none",
+    )
+    text_tower: str = setting(
+        "package:use-multilingual",
+        "tower for texts of a bundle that is trained: package:, keras-hub:, hf: or saved-model:...; several as for pictures; "
+        "'' for none",
+    )
     picture_views: int | None = setting(
         None, "views of a picture that its feature is made of, the picture itself being the first (default: the bundle's; "
         "trained: 1)"
@@ -90,7 +106,10 @@ class Config:
         "random_swap, character_noise; operations_per_view counts them",
     )
     synonyms: tuple[str, ...] = setting((), "table of synonyms for text views beside those that come along: a TSV file")
-    cross_language: bool | None = setting(None, "let Chinese and English shop words stand for one another in text views")
+    cross_language: tuple[str, ...] | None = setting(
+        None, "languages whose shop words (those that come along, not of --words) stand for one another in text views: "
+        "en,zh,de,es,fr,ja; '' for none (default: the bundle's; trained: none)"
+    )  # fmt: skip
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
     fusion: Literal["concatenation", "weighted_sum", "mean", "max", "attention"] | None = setting(
@@ -102,6 +121,12 @@ class Config:
     )
     refit_statistics: bool = setting(False, "fit the statistics of structured columns anew on this catalogue first")
     phrases: tuple[str, ...] = setting((), "columns that training makes phrases from (default: found by their names)")
+    phrase_languages: tuple[str, ...] = setting(
+        (), "languages of those phrases, each with its share: en=0.5,de=0.5; of en, zh, de, es, fr, ja (default: en=0.65,zh=0.35)"
+    )
+    words: tuple[str, ...] = setting(
+        (), "table of shop words for those phrases beside the one that comes along: a TSV file; text views have --synonyms"
+    )
     max_training_products: int = setting(200_000, "products that heads are trained on, at most")
     max_phrases: int = setting(20_000, "distinct phrases encoded for training, at most")
     epochs: int = setting(0, "epochs of training, at most (0: as many as pay)")
@@ -126,17 +151,18 @@ CATALOGUE_SETTINGS = (
     "catalogue", "format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "max_reject_rate",
     "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
-RUN_SETTINGS = ("refit_statistics",)
-BUILD_SETTINGS = ("metric", "trees", "max_items_per_shard", "publish", "min_recall", "max_shrink")
+RUN_SETTINGS = ("refit_statistics", "keep_versions", "grace_hours")
+BUILD_SETTINGS = ("metric", "trees", "max_index_bytes", "max_items_per_shard", "publish", "min_recall", "max_shrink")
 VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation", "text_operation", "synonyms",
                  "cross_language")
 PREVIEW_SETTINGS = (
     "catalogue", "format", "column", "text", "allow_root", "max_pictures", "max_pixels", "seed", "picture_operation",
     "text_operation", "synonyms", "cross_language",
 )  # fmt: skip
+IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
-    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "max_training_products",
-    "max_phrases", "epochs", "loss", "remove_gap", "group", "tensorboard", "holdout",
+    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "phrase_languages",
+    "words", "max_training_products", "max_phrases", "epochs", "loss", "remove_gap", "group", "tensorboard", "holdout",
 )  # fmt: skip
 
 
@@ -227,7 +253,7 @@ def _convert(name: str, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
         return {key.strip(): part.strip() for key, _, part in pairs}
     if base is tuple:
-        items = [value] if isinstance(value, str) else list(value)
+        items = list(value) if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, str) for item in items):
             raise ConfigError(f"{where} takes names, not {value!r}")
         split = items if name in ("catalogue", "allow_root") else [part for item in items for part in item.split(",")]
@@ -246,8 +272,8 @@ def check(config: Config) -> Config:
         ConfigError: naming the flag, the value and what it may be.
     """
     least = {"max_pictures": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
-             "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
-             "epochs": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
+             "max_index_bytes": 1, "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
+             "epochs": 0, "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
     for name, minimum in least.items():
         value = getattr(config, name)
         if value is not None and value < minimum:
@@ -267,7 +293,33 @@ def check(config: Config) -> Config:
         raise ConfigError("--remove-gap changes the vectors that --fusion attention learned to weigh: choose one of them")
     if not any(fusion_weights(config)[name] for name in MODALITIES):
         raise ConfigError("--weight leaves no modality with a weight above 0")
+    for name in config.cross_language or ():
+        if name not in LANGUAGES:
+            raise ConfigError(f"--cross-language names '{name}'; it may be {', '.join(LANGUAGES)}")
+    phrase_languages(config)
     return config
+
+
+def phrase_languages(config: Config) -> dict[str, float]:
+    """Return language -> its share of the phrases that training makes, in the order of `LANGUAGES`.
+
+    Raises:
+        ConfigError: an unknown language, one given twice, or shares that are no numbers above 0.
+    """
+    shares: dict[str, float] = {}
+    for item in config.phrase_languages:
+        language, equals, text = item.partition("=")
+        if language not in LANGUAGES:
+            raise ConfigError(f"--phrase-languages names '{language}'; it may be {', '.join(LANGUAGES)}")
+        if language in shares:
+            raise ConfigError(f"--phrase-languages names '{language}' twice")
+        try:
+            shares[language] = float(text) if equals else 1.0
+        except ValueError:
+            raise ConfigError(f"--phrase-languages {item} is not a number") from None
+        if not 0 < shares[language] < float("inf"):
+            raise ConfigError(f"--phrase-languages {item} must be finite and above 0")
+    return {language: shares[language] for language in LANGUAGES if language in shares} or DEFAULT_PHRASE_LANGUAGES
 
 
 def given_weights(config: Config) -> dict[str, float]:

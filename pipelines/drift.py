@@ -18,7 +18,7 @@ from catalogue_lookup.manifest import Manifest, Metric
 from pipelines import storage
 from pipelines.gate import find_version
 from pipelines.layout import ORDER, Index
-from pipelines.recall import NEIGHBOURS, Float32, VectorsFile, closeness, open_vectors, vector_blocks
+from pipelines.recall import Float32, Queries, VectorsFile, described, exact_neighbours, open_vectors, vector_blocks
 
 PROBES = 200
 # Common products are spread evenly by the hash that orders them: where the first million has none, hardly any are common.
@@ -53,15 +53,10 @@ def drift_since(index: Index, after: Manifest) -> Drift:
     if before is None:
         return Drift(0, None)
     try:
-        drift = measure_drift(index, before, after)
+        return measure_drift(index, before, after)
     except storage.StorageError as error:
         _log.warning("build: what moved since version %s is not known: %s", before.id, error)
         return Drift(0, None)
-    if drift.moved is not None:
-        _log.info(
-            "build: %.1f %% of the neighbours of %d products moved since version %s", 100 * drift.moved, drift.probes, before.id
-        )
-    return drift
 
 
 def measure_drift(index: Index, before: Manifest, after: Manifest) -> Drift:
@@ -72,7 +67,9 @@ def measure_drift(index: Index, before: Manifest, after: Manifest) -> Drift:
     Raises:
         StorageError: a file of vectors is missing or damaged.
     """
-    old, new = (_files(index, manifest) for manifest in (before, after))
+    old, new = (
+        [described(storage.join(index.version(manifest.id), name)) for name in manifest.vectors] for manifest in (before, after)
+    )
     first, second = common_items(old, new)
     if not len(first):
         return Drift(0, None)
@@ -83,20 +80,11 @@ def measure_drift(index: Index, before: Manifest, after: Manifest) -> Drift:
     return Drift(len(first), round(1 - kept / wanted, 4) if wanted else None)
 
 
-def _files(index: Index, manifest: Manifest) -> list[VectorsFile]:
-    files = []
-    for name in manifest.vectors:
-        path = storage.join(index.version(manifest.id), name)
-        with open_vectors(VectorsFile(path, 0)) as parquet:
-            files.append(VectorsFile(path, parquet.metadata.num_rows))
-    return files
-
-
 def _orders(files: Sequence[VectorsFile]) -> Iterator[tuple[int, Orders]]:
     """Yield the order of the first items: the first item's number, and uint64[B], ascending."""
     start = 0
     for file in files:
-        with open_vectors(file) as parquet:
+        with open_vectors(file.path) as parquet:
             for batch in parquet.iter_batches(ORDER_BATCH_ROWS, columns=[ORDER], use_threads=False):
                 yield start, batch.column(0).to_numpy()
                 start += batch.num_rows
@@ -126,22 +114,8 @@ def common_items(one: Sequence[VectorsFile], other: Sequence[VectorsFile]) -> tu
 
 def nearest_orders(files: Sequence[VectorsFile], items: Items, metric: Metric) -> list[Orders]:
     """Return the orders of the ten nearest to each item but itself; of equally near ones the first in order."""
-    total = sum(file.rows for file in files)
-    queries = _vectors_of(files, items)
-    best = np.full((len(items), NEIGHBOURS), -np.inf, np.float32)
-    nearest = np.full((len(items), NEIGHBOURS), -1, np.int64)
-    for first, block in vector_blocks(files, 0, total):
-        near = np.round(closeness(metric, queries, block), DECIMALS)
-        own = items - first
-        inside = np.flatnonzero((own >= 0) & (own < len(block)))
-        near[inside, own[inside]] = -np.inf
-        better = near > best[:, -1:]
-        for row in np.flatnonzero(better.any(axis=1)).tolist():
-            columns = np.flatnonzero(better[row])
-            merged = np.concatenate([best[row], near[row, columns]])
-            numbers = np.concatenate([nearest[row], first + columns])
-            kept = np.argsort(-merged, kind="stable")[:NEIGHBOURS]
-            best[row], nearest[row] = merged[kept], numbers[kept]
+    queries = Queries("product", _vectors_of(files, items), items)
+    nearest = exact_neighbours(files, queries, metric, decimals=DECIMALS)
     wanted = np.unique(nearest[nearest >= 0])
     orders = _orders_of(files, wanted)
     return [orders[np.searchsorted(wanted, row[row >= 0])] for row in nearest]
@@ -161,7 +135,7 @@ def _orders_of(files: Sequence[VectorsFile], items: Items) -> Orders:
         inside = items[(items >= start) & (items < start + file.rows)] - start
         start += file.rows
         if len(inside):
-            with open_vectors(file) as parquet:
+            with open_vectors(file.path) as parquet:
                 at = 0
                 for batch in parquet.iter_batches(ORDER_BATCH_ROWS, columns=[ORDER], use_threads=False):
                     here = inside[(inside >= at) & (inside < at + batch.num_rows)] - at

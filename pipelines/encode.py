@@ -30,7 +30,8 @@ from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID
 from pipelines.picture_batches import Findings, batches, one_ahead, read_inside, read_paths
 from pipelines.views import text_maker
 
-PROGRESS_SECONDS = 5.0
+# Units are counted by listing them, so that on a first night of many that is not done after each.
+PROGRESS_SECONDS = 60.0
 TEXTS_AT_ONCE = 1024  # texts sorted by length for the tower; the views of as many are made meanwhile
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class EncodeSettings:
         shards: the catalogue's files, by number.
         schema: what their columns mean; None where no picture lies inside them.
         max_pixels: pixels a picture may have.
+        units: how many units the stage has of the modality.
     """
 
     run: Run
@@ -59,6 +61,15 @@ class EncodeSettings:
     shards: tuple[Shard, ...]
     schema: CatalogueSchema | None
     max_pixels: int
+    units: int
+
+    def done(self) -> int:
+        """Count the units whose features are there."""
+        return len(storage.list_folder(self.output, "*.parquet"))
+
+    def load_tower(self) -> Tower:
+        """Load the tower."""
+        return load_tower(localise(self.tower))
 
     def unit_file(self, unit: str) -> str:
         """File of the features of the unit whose work file is called `unit`."""
@@ -116,7 +127,7 @@ def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> t
     sums = np.zeros((work.num_rows, views.slots, tower.spec.dimension), dtype=np.float32)
     counts = np.zeros(work.num_rows, dtype=np.int64)
     started = reported = time.monotonic()
-    for batch in batches(items, findings, side, tower.spec.batch, views, settings.max_pixels):
+    for batch in batches(items, findings, side, tower.spec.batch, views, settings.max_pixels, tower.spec.decoding):
         np.add.at(sums, (batch.owners, [views.slot(view) for view in batch.views]), tower.encode(batch.pictures))
         np.add.at(counts, batch.owners, 1)
         now = time.monotonic()
@@ -147,10 +158,13 @@ class UnitHandler(ModelHandler[str, Encoded, Tower]):
         """Keep the settings; nothing is loaded before a worker starts."""
         super().__init__()
         self._settings = settings
+        self._counted: float | None = None
 
     def load_model(self) -> Tower:
         """Load the tower, once a worker."""
-        return load_tower(localise(self._settings.tower))
+        tower = self._settings.load_tower()
+        _log.info("encode: %s runs in %s", tower.spec.spec, tower.runs_in)
+        return tower
 
     def batch_elements_kwargs(self) -> dict[str, int]:
         """Ask for one unit at a time."""
@@ -169,6 +183,9 @@ class UnitHandler(ModelHandler[str, Encoded, Tower]):
     def _encode(self, unit: str, tower: Tower) -> Encoded:
         settings, before = self._settings, (tower.truncated, tower.seconds)
         started = time.monotonic()
+        if self._counted is None or started - self._counted >= PROGRESS_SECONDS:
+            self._counted = started
+            _log.info("encode: %d of %d %s units are done", settings.done(), settings.units, settings.space.modality)
         work = ranges.read_table(storage.join(settings.run.work(settings.space.modality), f"{unit}.parquet"))
         if settings.space.modality == "text":
             rows, items = encode_texts(work, tower, settings.space)
@@ -190,10 +207,11 @@ def write_unit(encoded: Encoded, settings: EncodeSettings) -> dict[str, Any]:
     write_features(settings.unit_file(encoded.unit), encoded.rows)
     Metrics.counter("encode", f"{settings.space.modality}_items").inc(encoded.items)
     Metrics.counter("encode", f"{settings.space.modality}_truncated").inc(encoded.truncated)
+    Metrics.counter("encode", f"{settings.space.modality}_unit_ms").inc(round(1000 * encoded.seconds[0]))
     Metrics.counter("encode", f"{settings.space.modality}_tower_ms").inc(round(1000 * encoded.seconds[1]))
     whole, tower = encoded.seconds
     _log.info(
-        "encode: unit %s done, %d %s items, %.0f/s, %.0f %% of the time in the tower", encoded.unit, encoded.items,
+        "encode: unit %s done: %d %s items, %.0f/s, %.0f %% of the time in the tower", encoded.unit, encoded.items,
         settings.space.modality, encoded.items / max(whole, 1e-6), 100 * tower / max(whole, 1e-6),
     )  # fmt: skip
     return {"unit": encoded.unit, "items": encoded.items, "truncated": encoded.truncated}

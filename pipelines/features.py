@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from encoders.pooling import Views
-from encoders.towers import TowerSpec
+from encoders.tower_spec import TowerSpec
 from pipelines import ranges, storage
 from pipelines.layout import (
     FEATURE,
@@ -34,6 +35,7 @@ from pipelines.layout import (
     read_json,
     write_json,
 )
+from transforms import decode
 
 REJECTED_TYPE = pa.list_(pa.struct([("reason", pa.string()), ("detail", pa.string())]))
 
@@ -65,10 +67,16 @@ class Space:
         text = json.dumps(self._content(), sort_keys=True)
         return f"{self.modality}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
+    @property
+    def decoding(self) -> int | None:
+        """Version of the decoding of pictures; None for texts."""
+        return decode.VERSION if self.modality == "picture" else None
+
     def _content(self) -> dict[str, Any]:
-        return {
+        content = {
             "modality": self.modality, "weights": self.weights, "views": self.views.to_json(), "dimension": self.dimension
         }  # fmt: skip
+        return content if self.decoding is None else content | {"decoding": self.decoding}
 
     @property
     def schema(self) -> pa.Schema:
@@ -126,7 +134,12 @@ def unpack(column: pa.Array) -> np.ndarray:
 def part_files(index: Index, space: str, partition: Partition) -> list[str]:
     """List the files that may hold a partition's features, in name order."""
     found = [info.path for part in partition.lineage() for info in storage.list_folder(index.part(space, part), "*.parquet")]
-    return sorted(found, key=lambda path: (path.rsplit("/", 1)[-1], path))
+    return sorted(found, key=name_order)
+
+
+def name_order(path: str) -> tuple[str, str]:
+    """Order the files of a partition: of rows of the same key that of the first file counts."""
+    return path.rsplit("/", 1)[-1], path
 
 
 def write_features(path: str, rows: pa.Table) -> None:
@@ -158,7 +171,12 @@ class Stored:
 
 def stored(index: Index, space: str, partition: Partition, wanted: Iterable[tuple[int, bytes]]) -> Stored:
     """Find which of the (order, key) pairs `wanted` the store has for a partition, and where."""
-    result = Stored(part_files(index, space, partition), {}, set(), {})
+    return find(part_files(index, space, partition), wanted)
+
+
+def find(files: Sequence[str], wanted: Iterable[tuple[int, bytes]]) -> Stored:
+    """Find which of the (order, key) pairs `wanted` are in files, given in name order, and where."""
+    result = Stored(list(files), {}, set(), {})
     asked = set(wanted)
     for number, path in enumerate(result.files):
         row = 0
@@ -177,15 +195,63 @@ def stored(index: Index, space: str, partition: Partition, wanted: Iterable[tupl
     return result
 
 
-class FeatureReader:
+class RowGroups:
+    """Reads row groups of feature files; of each file the last one read is held."""
+
+    def __init__(self, files: Sequence[str], columns: Sequence[str]):
+        """Prepare for reading; files are opened when they are first needed."""
+        self._paths = files
+        self._columns = list(columns)
+        self._open: dict[int, tuple[pa.NativeFile, pq.ParquetFile]] = {}
+        self._held: dict[int, tuple[int, pa.Table]] = {}
+
+    def group(self, file: int, number: int) -> pa.Table:
+        """Return a row group of a file, both by their numbers."""
+        held = self._held.get(file)
+        if held is None or held[0] != number:
+            if file not in self._open:
+                source = storage.open_input(self._paths[file])
+                self._open[file] = (source, pq.ParquetFile(source, pre_buffer=False))
+            table = self._open[file][1].read_row_group(number, columns=self._columns, use_threads=False)
+            held = self._held[file] = (number, table)
+        return held[1]
+
+    def rows(self, places: Sequence[tuple[int, int]]) -> pa.Table:
+        """Return the rows at these places, (file, row) each; places that follow the order of the files are read once."""
+        pieces, positions = [], []
+        for (file, group), members in itertools.groupby(
+            sorted(range(len(places)), key=places.__getitem__), key=lambda n: (places[n][0], places[n][1] // ROW_GROUP)
+        ):
+            numbers = list(members)
+            pieces.append(self.group(file, group).take([places[n][1] % ROW_GROUP for n in numbers]).replace_schema_metadata(None))
+            positions += numbers
+        return pa.concat_tables(pieces).take(np.argsort(positions))
+
+    def close(self) -> None:
+        """Close the files."""
+        for source, file in self._open.values():
+            file.close()
+            source.close()
+        self._open.clear()
+        self._held.clear()
+
+    def __enter__(self) -> Self:
+        """Return the reader."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files."""
+        self.close()
+
+
+class FeatureReader(RowGroups):
     """Reads the features at given places; places that follow the order of the files are read once."""
 
     def __init__(self, files: Sequence[str], dimension: int):
         """Prepare for reading; files are opened when they are first needed."""
-        self._paths = files
+        super().__init__(files, [FEATURE])
         self._dimension = dimension
-        self._open: dict[int, tuple[pa.NativeFile, pq.ParquetFile]] = {}
-        self._group: dict[int, tuple[int, np.ndarray]] = {}
+        self._unpacked: dict[int, tuple[int, np.ndarray]] = {}
 
     def read(self, places: Sequence[tuple[int, int] | None]) -> np.ndarray:
         """Return float16[N, D]; rows of zeros where the place is None."""
@@ -194,31 +260,11 @@ class FeatureReader:
             if place is not None:
                 file, row = place
                 group, offset = divmod(row, ROW_GROUP)
-                features[position] = self._read_group(file, group)[offset]
+                features[position] = self._features(file, group)[offset]
         return features
 
-    def _read_group(self, file: int, group: int) -> np.ndarray:
-        held = self._group.get(file)
+    def _features(self, file: int, group: int) -> np.ndarray:
+        held = self._unpacked.get(file)
         if held is None or held[0] != group:
-            if file not in self._open:
-                source = storage.open_input(self._paths[file])
-                self._open[file] = (source, pq.ParquetFile(source, pre_buffer=False))
-            column = self._open[file][1].read_row_group(group, columns=[FEATURE], use_threads=False)[FEATURE]
-            held = self._group[file] = (group, unpack(column))
+            held = self._unpacked[file] = (group, unpack(self.group(file, group)[FEATURE]))
         return held[1]
-
-    def close(self) -> None:
-        """Close the files."""
-        for source, file in self._open.values():
-            file.close()
-            source.close()
-        self._open.clear()
-        self._group.clear()
-
-    def __enter__(self) -> FeatureReader:
-        """Return the reader."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the files."""
-        self.close()

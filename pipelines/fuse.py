@@ -14,6 +14,7 @@ Without a weight nothing of this happens.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,8 @@ from pipelines.layout import (
 from transforms.structured import load_transform
 
 CHANGED = "changed_while_reading"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -165,15 +168,24 @@ def fuse_partition(partition: Partition, settings: FuseSettings) -> dict[str, An
         stays = sort_out(products, held, settings, rejects)
         table = fuse_products(products.filter(pa.array(stays)), held, bundle)
         if table.num_rows:
-            data = ranges.serialise(table)
-            digest = hashlib.sha256(data).hexdigest()
-            name = f"vectors/{partition.number:05d}-{digest[:12]}.parquet"
-            storage.write_whole(storage.join(settings.index.version(settings.run.id), name), data)
-            counts |= {"rows": table.num_rows, "file": name, "size": data.size, "sha256": digest}
+            counts |= write_vectors(settings.index.version(settings.run.id), partition.number, table)
     rejects.write(settings.run.rejects("fuse", partition.name))
     counts["rejected"] = rejects.counts()
     write_json(done, counts)
+    _log.info(
+        "fuse: partition %d of %d done: %d products, %d rejected", partition.number + 1, 1 << partition.bits, counts["rows"],
+        sum(counts["rejected"]["products"].values()),
+    )  # fmt: skip
     return counts
+
+
+def write_vectors(folder: str, number: int, table: pa.Table) -> dict[str, Any]:
+    """Write the vectors of a partition to a version's folder; returns the file's name there, rows, size and sha256."""
+    data = ranges.serialise(table)
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"vectors/{number:05d}-{digest[:12]}.parquet"
+    storage.write_whole(storage.join(folder, name), data)
+    return {"rows": table.num_rows, "file": name, "size": data.size, "sha256": digest}
 
 
 def _stored(products: pa.Table, space: Space, partition: Partition, settings: FuseSettings) -> Stored:

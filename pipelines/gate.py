@@ -2,18 +2,18 @@
 
     catalogue-index run --catalogue 'shop/*.parquet' --index DIR --min-recall 0.95 --max-shrink 0.10
 
-Two measures: recall@10 against exact search, the least over the kinds of queries, and the number of products next to
-that of the version that is current. A version that fails stays, unpublished, with all the reasons in `refused.json`
-beside its manifest.
+Measures: recall@10 against exact search, the least over the kinds of queries; the bytes of the Annoy files; the number of
+products next to that of the version that is current. A version that fails stays, unpublished, with all the reasons in
+`refused.json` beside its manifest.
 
 Of an index of ten products or fewer a product has fewer than ten others: recall is the share of those there are. Annoy
 looks at all of so few, so that it is 1; it is 1 for a single product, too, which has no neighbour to miss. An index of no
 products has no recall and is not measured by it. Where nothing is published yet, the number of products is not compared.
+Withdrawn products are not missed.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 from dataclasses import asdict, dataclass
@@ -21,7 +21,8 @@ from datetime import UTC, datetime
 
 from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from pipelines import storage
-from pipelines.layout import Index, write_json
+from pipelines.layout import Index, read_json, write_json
+from pipelines.withdraw import count_withdrawn
 
 REFUSED_FILE = "refused.json"
 
@@ -35,10 +36,12 @@ class Limits:
     Attributes:
         min_recall: recall@10, at least.
         max_shrink: share of the products of the version before that may be gone.
+        max_index_bytes: bytes of the Annoy files, at most; None for any.
     """
 
     min_recall: float
     max_shrink: float
+    max_index_bytes: int | None = None
 
 
 class RefusedError(RuntimeError):
@@ -60,13 +63,14 @@ def publish_command(index: Index, version: str) -> str:
     return shlex.join(["catalogue-index", "publish", version, "--index", index.root])
 
 
-def reasons_against(manifest: Manifest, previous: Manifest | None, limits: Limits) -> list[str]:
+def reasons_against(manifest: Manifest, previous: Manifest | None, limits: Limits, withdrawn: int = 0) -> list[str]:
     """Return why a version may not take the place of another one, a sentence each; none for one that may.
 
     Args:
         manifest: the version.
         previous: the one whose place it would take, None for the first.
         limits: what is let through.
+        withdrawn: products of the other one that are withdrawn, less those of this one: they are not missed.
     """
     reasons = []
     recall = manifest.recall
@@ -75,16 +79,27 @@ def reasons_against(manifest: Manifest, previous: Manifest | None, limits: Limit
         reasons.append(
             f"recall@10 of {kind} queries is {recall:g}, below --min-recall {limits.min_recall:g}: more --trees would help"
         )
+    if limits.max_index_bytes is not None and manifest.annoy_bytes > limits.max_index_bytes:
+        reasons.append(
+            f"its Annoy files take {manifest.annoy_bytes:,} bytes, above --max-index-bytes {limits.max_index_bytes}: "
+            f"fewer --trees than {manifest.n_trees} would help"
+        )
     if previous is not None:
-        gone = previous.items - manifest.items
+        before = previous.items - withdrawn
+        gone = before - manifest.items
         # A share like 0.1 is no exact number: the last allowed product must not depend on its rounding.
-        if gone > limits.max_shrink * previous.items + 1e-6:
+        if gone > limits.max_shrink * before + 1e-6:
             reasons.append(
-                f"it has {manifest.items:,} products, {100 * gone / previous.items:.1f} % fewer than the {previous.items:,} of "
+                f"it has {manifest.items:,} products, {100 * gone / before:.1f} % fewer than the {before:,} of "
                 f"version {previous.id}, above --max-shrink {limits.max_shrink:g} ({100 * limits.max_shrink:g} %): "
                 "see that the catalogue is whole"
             )
     return reasons
+
+
+def withdrawn_between(index: Index, version: str, previous: str | None) -> int:
+    """Return how many more withdrawn products the version `previous` has than `version`."""
+    return 0 if previous is None else count_withdrawn(index, previous) - count_withdrawn(index, version)
 
 
 def read_version(index: Index, version: str) -> Manifest:
@@ -127,7 +142,7 @@ def judge(index: Index, version: str, previous: str | None, limits: Limits) -> l
         ManifestError: its manifest is damaged.
     """
     manifest, before = read_version(index, version), find_version(index, previous)
-    reasons = reasons_against(manifest, before, limits)
+    reasons = reasons_against(manifest, before, limits, withdrawn_between(index, version, previous))
     path = _refused_path(index, version)
     if reasons:
         write_json(
@@ -150,7 +165,7 @@ def read_refusal(index: Index, version: str) -> list[str]:
     """Return the reasons that a version was refused for, none where it was not."""
     path = _refused_path(index, version)
     try:
-        content = json.loads(storage.read_bytes(path))
+        content = read_json(path)
     except FileNotFoundError:
         return []
     except ValueError:
@@ -160,7 +175,7 @@ def read_refusal(index: Index, version: str) -> list[str]:
 
 def refused_versions(index: Index) -> set[str]:
     """Return the ids of the versions that were refused."""
-    found = storage.list_folder(storage.join(index.root, "versions"), f"*/{REFUSED_FILE}")
+    found = storage.list_folder(index.versions, f"*/{REFUSED_FILE}")
     return {info.path.rsplit("/", 2)[-2] for info in found}
 
 

@@ -8,6 +8,7 @@ rejects; a piece whose counts are there is not read again.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ CHUNK_ROWS = 131_072
 MAX_ID_BYTES = 4_096
 COLUMNS, NO_COLUMN = "columns", "no column"
 MOST_CURRENCIES = 50  # of a shard; who has more names something else in that column
+
+_log = logging.getLogger(__name__)
 
 
 def row_schema(kept: pa.Schema) -> pa.Schema:
@@ -155,6 +158,7 @@ class IngestSettings:
     run: Run
     schema: CatalogueSchema
     strict: bool
+    shards: int
 
 
 def ingest_piece(piece: Piece, settings: IngestSettings, limit: int | None = None) -> dict[str, Any]:
@@ -173,9 +177,14 @@ def ingest_piece(piece: Piece, settings: IngestSettings, limit: int | None = Non
             ranges.write_table(settings.run.file("ingest", f"{name}-{chunks:04d}.parquet"), ordered)
             chunks += 1
     rejects.write(settings.run.rejects("ingest", name))
-    counts = {"shard": piece.shard.index, "rows": rows, "chunks": chunks, "rejected": rejects.counts(),
+    counts: dict[str, Any] = {"shard": piece.shard.index, "rows": rows, "chunks": chunks, "rejected": rejects.counts(),
               "currencies": dict(currencies.most_common(MOST_CURRENCIES))}  # fmt: skip
     write_json(done, counts)
+    _log.info(
+        "ingest: shard %d of %d, %s%s: %d rows, %d rejected", piece.shard.index + 1, settings.shards,
+        piece.shard.uri.rsplit("/", 1)[-1], f", piece {piece.index + 1}" if piece.index else "", rows,
+        sum(counts["rejected"]["products"].values()),
+    )  # fmt: skip
     return counts
 
 

@@ -50,7 +50,7 @@ def _item_tables(files: Sequence[VectorsFile], modalities: Sequence[str]) -> Ite
     schema: pa.Schema | None = None
     last = (-1, "")
     for file in files:
-        with open_vectors(file) as parquet:
+        with open_vectors(file.path) as parquet:
             if parquet.metadata.num_rows != file.rows:
                 raise BuildError(f"{file.path} has {parquet.metadata.num_rows:,} rows instead of {file.rows:,}: fuse it again")
             names = [PRODUCT_ID, ORDER, *(name for name in parquet.schema_arrow.names if name not in hidden)]

@@ -1,7 +1,7 @@
 """A job: one catalogue on its way through the stages of one run.
 
-A run is found again by the hash of its plan: the input listing, the settings that matter, the bundle. The same
-command goes on where the unfinished run of the same plan stopped.
+A run is found again by the hash of its plan: the input listing, the settings that matter, the bundle, the withdrawn
+products. The same command goes on where the unfinished run of the same plan stopped.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from encoders.pooling import Views
-from encoders.towers import TowerSpec
+from encoders.tower_spec import TowerSpec
 from pipelines import storage
 from pipelines.catalogue import CatalogueOptions, CatalogueSchema, Shard, inspect, list_shards
 from pipelines.collect import piles_of
 from pipelines.config import Config, fingerprint
 from pipelines.features import Space
 from pipelines.layout import FORMAT, Index, Partition, Run, Stage, partitions, read_json, write_json
+from pipelines.outlook import Outlook
+from pipelines.withdraw import withdrawn_ids
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +43,9 @@ class Job:
         spaces: feature space of each.
         bundle: folder of the bundle in the index; None while a bundle is being trained.
         flags: what goes to Beam.
+        withdrawn: ids of the products that are left out.
         encoded: encoder items that went through a tower in this process, by modality.
+        outlook: what ENCODE had to do when it was last looked at, by modality.
     """
 
     config: Config
@@ -52,7 +56,9 @@ class Job:
     spaces: Mapping[str, Space]
     bundle: str | None
     flags: tuple[str, ...]
+    withdrawn: frozenset[str] = frozenset()
     encoded: dict[str, int] = field(default_factory=dict)
+    outlook: dict[str, Outlook] = field(default_factory=dict)
 
     @property
     def index(self) -> Index:
@@ -117,8 +123,10 @@ def open_job(
 
     Raises:
         CatalogueError: the catalogue cannot be read, or has nothing to encode.
+        IntegrityError: the list of withdrawn products cannot be read.
     """
     shards, schema = open_catalogue(config)
+    withdrawn = withdrawn_ids(Index(config.index))
     spaces = {m: Space.of(spec, views[m]) for m, (_, spec) in towers.items() if _has(schema, m)}
     settings = {name: getattr(config, name) for name in _PLANNED}
     plan = {
@@ -126,22 +134,25 @@ def open_job(
         "shards": [[shard.uri, shard.size, shard.fingerprint] for shard in shards],
         "spaces": {modality: space.id for modality, space in spaces.items()},
     }  # fmt: skip
+    if withdrawn:
+        plan["withdrawn"] = sorted(withdrawn)
     digest = fingerprint(plan)
     run = _find_run(Index(config.index), digest)
     if run is None:
         run = _new_run(Index(config.index), digest)
         write_json(run.plan, {**plan, "hash": digest})
+        _log.info("new run %s", run.id)
     else:
         _log.info("going on with the unfinished run %s", run.id)
     for space in spaces.values():
         space.declare(Index(config.index))
     folders = {modality: towers[modality][0] for modality in spaces}
-    return Job(config, run, shards, schema, folders, spaces, bundle, tuple(flags))
+    return Job(config, run, shards, schema, folders, spaces, bundle, tuple(flags), withdrawn)
 
 
 # The settings whose change makes another run; the others only say when to stop.
 _PLANNED = ("format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "limit", "unit_items",
-            "metric", "trees", "max_items_per_shard", "seed")  # fmt: skip
+            "metric", "trees", "max_index_bytes", "max_items_per_shard", "seed")  # fmt: skip
 
 
 def _has(schema: CatalogueSchema, modality: str) -> bool:
@@ -149,7 +160,7 @@ def _has(schema: CatalogueSchema, modality: str) -> bool:
 
 
 def _find_run(index: Index, digest: str) -> Run | None:
-    plans = storage.list_folder(storage.join(index.root, "runs"), f"*-{digest[:12]}/plan.json")
+    plans = storage.list_folder(index.runs, f"*-{digest[:12]}/plan.json")
     for info in reversed(plans):
         run = index.run(info.path.rsplit("/", 2)[-2])
         if read_json(run.plan)["hash"] == digest and not storage.exists(run.finished):
@@ -166,9 +177,9 @@ def _new_run(index: Index, digest: str) -> Run:
 
 
 def finish_run(index: Index, run: Run) -> None:
-    """Say that a run is over and delete what only its stages needed."""
-    write_json(run.finished, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
+    """Delete what only the stages of a run needed, and say that it is over; killed meanwhile, the next one goes on with it."""
     for pile in piles_of(index, read_json(run.plan)["spaces"].values(), run.id):
-        storage.remove_folder(pile.folder)
+        pile.remove()
     for name in ("ingest", "work", "queries", "statistics"):
         storage.remove_folder(run.file(name))
+    write_json(run.finished, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -6,7 +6,7 @@ index.json                                how many partitions there are
 bundles/<hash>/                           towers, heads and fusion the index was made with
 features/<space>/space.json               what the features of the space depend on
 features/<space>/units/<run>/<unit>       features one unit of work gave
-features/<space>/parts/<partition>/       the same features in their place: bases and deltas
+features/<space>/parts/<partition>/       the same features in their place: deltas of runs, and bases that prune made of them
 pictures/<partition>/<run>.parquet        content hashes of pictures read by path, with their fingerprints
 runs/<run>/                               all a run makes before it is published
 versions/<run>/                           a whole version: manifest, vectors, Annoy files, items, rejects
@@ -33,8 +33,10 @@ Modality = Literal["picture", "text"]
 Stage = Literal["ingest", "plan", "encode", "collect", "fuse", "build", "publish"]
 
 ORDER, PRODUCT_ID, KEY, FEATURE, PRESENT, REJECTED = "order", "product_id", "key", "feature", "present", "rejected"
-VECTOR = "vector"
+VECTOR, CONTENT = "vector", "content"
 KEY_BYTES = 16
+# The reason of products that are rejected because they are withdrawn; limits do not count them.
+WITHDRAWN = "withdrawn"
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -87,6 +89,17 @@ class Partition:
         for bits in range(self.bits, -1, -1):
             yield Partition(bits, self.number >> (self.bits - bits))
 
+    def cut(self, bits: int) -> Iterator[Partition]:
+        """Yield the partitions at a greater depth that it is cut into."""
+        for number in range(self.number << (bits - self.bits), (self.number + 1) << (bits - self.bits)):
+            yield Partition(bits, number)
+
+
+def partition_named(name: str) -> Partition:
+    """Return the partition of that name in paths."""
+    bits, _, number = name.partition("-")
+    return Partition(int(bits), int(number))
+
 
 def partitions(bits: int) -> list[Partition]:
     """List all partitions at that depth, in order."""
@@ -129,9 +142,24 @@ class Index:
         """Folder of towers built for training, each named by its specification."""
         return storage.join(self.root, "towers")
 
+    @property
+    def features(self) -> str:
+        """Folder of the feature store: a folder a space."""
+        return storage.join(self.root, "features")
+
+    @property
+    def runs(self) -> str:
+        """Folder of runs."""
+        return storage.join(self.root, "runs")
+
+    @property
+    def versions(self) -> str:
+        """Folder of versions."""
+        return storage.join(self.root, "versions")
+
     def space(self, space: str) -> str:
         """Folder of the features of one space."""
-        return storage.join(self.root, "features", space)
+        return storage.join(self.features, space)
 
     def units(self, space: str, run: str) -> str:
         """Folder of the unit files a run wrote to a space."""
@@ -147,7 +175,7 @@ class Index:
 
     def version(self, version: str) -> str:
         """Folder of a version."""
-        return storage.join(self.root, "versions", version)
+        return storage.join(self.versions, version)
 
     def run(self, run: str) -> Run:
         """Return the paths of a run."""

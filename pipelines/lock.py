@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from catalogue_lookup.withdrawn import WITHDRAWN_FILE
 from pipelines import storage
 from pipelines.config import ConfigError
 
@@ -59,6 +60,8 @@ class Owner:
 def hold(index: str, command: str, create: bool = True) -> Iterator[None]:
     """Hold the lock of an index for the block; on an object store there is none, which is logged.
 
+    The first thing done under it is to delete what killed owners left half-written.
+
     Args:
         index: folder or URI of the index.
         command: what the owner is told to do.
@@ -80,7 +83,12 @@ def hold(index: str, command: str, create: bool = True) -> Iterator[None]:
     handle = _open(path)
     try:
         if _locked(handle, path):
-            _write(handle, Owner(command, socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds")))
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            with storage.named_errors("write", str(path)):
+                _write(handle, Owner(command, socket.gethostname(), os.getpid(), since))
+            left = storage.remove_leftovers(index, WITHDRAWN_FILE)
+            if left:
+                _log.info("deleted %d half-written files that killed jobs left", left)
             try:
                 yield
             finally:

@@ -10,14 +10,15 @@ docs/operations.md says what to do for each message.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError
-from encoders.integrity import HASHING_THREADS, FileEntry, IntegrityError
+from encoders.bundle import BUNDLE_FILE, BundleError, read_listing
+from encoders.integrity import HASHING_THREADS, FileEntry, IntegrityError, read_entries
 from pipelines import storage
 from pipelines.config import ConfigError
-from pipelines.gate import Limits, RefusedError, find_version, read_refusal, read_version, reasons_against
+from pipelines.gate import Limits, RefusedError, find_version, read_refusal, read_version, reasons_against, withdrawn_between
 from pipelines.job import finish_run
 from pipelines.layout import Index
 from pipelines.publish import PublishError, check_version, publish_version, read_current
@@ -47,7 +48,8 @@ def publish_existing(index: Index, version: str, limits: Limits, force: bool = F
     reasons: list[str] = []
     if version != current:
         before = find_version(index, current)
-        reasons = list(dict.fromkeys([*read_refusal(index, version), *reasons_against(manifest, before, limits)]))
+        against = reasons_against(manifest, before, limits, withdrawn_between(index, version, current))
+        reasons = list(dict.fromkeys([*read_refusal(index, version), *against]))
     if reasons and not force:
         raise RefusedError(index, version, reasons)
     publish_version(index, version, current, forced=force, reasons=reasons)
@@ -86,8 +88,27 @@ def rollback(index: Index) -> tuple[Manifest, Manifest]:
     return left, publish_version(index, left.previous, current)
 
 
+def asked_version(index: Index, version: str | None = None) -> Manifest:
+    """Return the manifest of a version, by default of the current one.
+
+    Raises:
+        ConfigError: there is no such version, or none is current.
+        IntegrityError: the manifest itself is missing or damaged.
+    """
+    asked = version if version is not None else read_current(index)
+    if asked is None:
+        raise ConfigError(f"no version of {index.root} is published: say which one by --version")
+    if version is not None:
+        _check_exists(index, version)
+    try:
+        return read_version(index, asked)
+    except FileNotFoundError:
+        path = storage.join(index.version(asked), MANIFEST_FILE)
+        raise IntegrityError(f"{path} is missing: the version is not there; publish another one") from None
+
+
 def verify(index: Index, version: str | None = None) -> tuple[Manifest, list[str]]:
-    """Hash every byte of a version; returns its manifest and a line for each file that is wrong.
+    """Hash every byte of a version and of its bundle; returns its manifest and a line for each file that is wrong.
 
     Args:
         index: paths of the index.
@@ -97,24 +118,31 @@ def verify(index: Index, version: str | None = None) -> tuple[Manifest, list[str
         ConfigError: there is no such version, or none is current.
         IntegrityError: the manifest itself is missing or damaged.
     """
-    asked = version if version is not None else read_current(index)
-    if asked is None:
-        raise ConfigError(f"no version of {index.root} is published: say which one to verify by --version")
-    if version is not None:
-        _check_exists(index, version)
-    try:
-        manifest = read_version(index, asked)
-    except FileNotFoundError:
-        path = storage.join(index.version(asked), MANIFEST_FILE)
-        raise IntegrityError(f"{path} is missing: the version is not there; publish another one") from None
-    return manifest, list(_wrong(index, manifest))
+    manifest = asked_version(index, version)
+    return manifest, [*_wrong(index.version(manifest.id), manifest.files), *_wrong_in_bundle(index, manifest)]
 
 
-def _wrong(index: Index, manifest: Manifest) -> Iterator[str]:
-    folder = index.version(manifest.id)
+def _wrong(folder: str, files: Mapping[str, FileEntry]) -> Iterator[str]:
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
-        checks = threads.map(lambda file: _check_file(storage.join(folder, file[0]), file[1]), sorted(manifest.files.items()))
+        checks = threads.map(lambda file: _check_file(storage.join(folder, file[0]), file[1]), sorted(files.items()))
         yield from (line for line in checks if line is not None)
+
+
+def _wrong_in_bundle(index: Index, manifest: Manifest) -> Iterator[str]:
+    folder = storage.join(index.bundles, manifest.bundle)
+    path = storage.join(folder, BUNDLE_FILE)
+    try:
+        listing = read_listing(storage.read_bytes(path), path)
+        entries = read_entries(listing["files"])
+    except FileNotFoundError:
+        yield f"{path} is missing"
+        return
+    except (BundleError, IntegrityError, storage.StorageError) as error:
+        yield str(error)
+        return
+    if listing["hash"] != manifest.bundle:
+        yield f"{path} is altered: it is that of bundle {listing['hash'][:12]} instead of {manifest.bundle[:12]}"
+    yield from _wrong(folder, entries)
 
 
 def _check_file(path: str, entry: FileEntry) -> str | None:

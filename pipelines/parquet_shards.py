@@ -1,7 +1,8 @@
 """Rows and pictures of Parquet shards, streamed: no row group is ever whole in memory.
 
 The smallest thing the format lets one read is a page. Most writers end a page at 1 MB; pyarrow ends it at 1 MB or
-`write_batch_size` rows (1,024 unless told otherwise), whichever comes last, so large pictures want a smaller one.
+`write_batch_size` rows (1,024 unless told otherwise), whichever comes last, so large pictures want a smaller one. Where a
+writer gave pages checksums they are verified.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def open_parquet(shard: Shard) -> Iterator[pq.ParquetFile]:
         check_content(shard.uri, "parquet", head)
         source.seek(0)
         try:
-            file = pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+            file = pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
         except (pa.ArrowInvalid, OSError) as error:
             raise CatalogueError(
                 f"{shard.uri} is cut off: it begins as a Parquet file and has no readable footer; write it again"
@@ -55,20 +56,21 @@ def open_parquet(shard: Shard) -> Iterator[pq.ParquetFile]:
 
 
 def describe(shard: Shard) -> ShardColumns | None:
-    """Find the columns of a shard from its footer; None where it has no row.
+    """Find the columns of a shard from its footer; None where it has neither rows nor columns.
 
     Raises:
         CatalogueError: it is cut off, damaged or not Parquet.
     """
     with open_parquet(shard) as file:
         metadata = file.metadata
-        if not metadata.num_rows:
-            return None
         columns = file.schema_arrow
+        if not len(columns):
+            return None
         twice = next((name for i, name in enumerate(columns.names) if name in columns.names[:i]), None)
         if twice is not None:
             raise CatalogueError(f"{shard.uri} has two columns '{twice}': rename one of them")
-        return ShardColumns(shard.uri, columns.remove_metadata(), complete=True, empty=_empty_columns(metadata))
+        empty = _empty_columns(metadata) if metadata.num_rows else frozenset()
+        return ShardColumns(shard.uri, columns.remove_metadata(), complete=True, empty=empty, has_rows=metadata.num_rows > 0)
 
 
 def _empty_columns(metadata: pq.FileMetaData) -> frozenset[str]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from encoders.pooling import Views
+from encoders.tower_spec import Decoding
 from pipelines import pictures
 from pipelines.catalogue import CatalogueSchema, Shard, read_pictures
 from pipelines.features import content_hash
@@ -31,6 +33,7 @@ T = TypeVar("T")
 
 # A product's number in its unit, and a picture's bytes or why there are none.
 Item = tuple[int, bytes | pictures.PathError]
+Decode = Callable[[bytes], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,12 @@ def read_inside(work: pa.Table, shards: tuple[Shard, ...], schema: CatalogueSche
 
 
 def batches(
-    items: Iterable[Item], findings: Findings, side: int, size: int, views: Views, max_pixels: int
-) -> Iterator[Batch]:
+    items: Iterable[Item], findings: Findings, side: int, size: int, views: Views, max_pixels: int,
+    decoding: Decoding,
+) -> Iterator[Batch]:  # fmt: skip
     """Give the views of all pictures in batches of `size`, made one batch ahead; the last may be smaller."""
-    yield from one_ahead(_batches(items, findings, side, size, views, max_pixels))
+    decode = partial(decode_picture, side=side, max_pixels=max_pixels, **asdict(decoding))
+    yield from one_ahead(_batches(items, findings, side, size, views, decode))
 
 
 def one_ahead(source: Iterator[T]) -> Iterator[T]:
@@ -111,13 +116,13 @@ def one_ahead(source: Iterator[T]) -> Iterator[T]:
 
 
 def _batches(
-    items: Iterable[Item], findings: Findings, side: int, size: int, views: Views, max_pixels: int
+    items: Iterable[Item], findings: Findings, side: int, size: int, views: Views, decode: Decode
 ) -> Iterator[Batch]:
     check_version(views, str(FORMAT))
     maker = PictureViews(side, PictureOperations.of(views.operations), views.seed, size)
     each = (
         (product, digest, view, pixels)
-        for product, digest, pixels in _decode_ahead(items, findings, side, max_pixels, DECODE_AHEAD * size)
+        for product, digest, pixels in _decode_ahead(items, findings, decode, DECODE_AHEAD * size)
         for view in range(views.count)
     )
     while members := list(itertools.islice(each, size)):
@@ -126,12 +131,12 @@ def _batches(
 
 
 def _decode_ahead(
-    items: Iterable[Item], findings: Findings, side: int, max_pixels: int, ahead: int
+    items: Iterable[Item], findings: Findings, decode: Decode, ahead: int
 ) -> Iterator[tuple[int, bytes, np.ndarray]]:
-    def decode(data: bytes) -> tuple[bytes, np.ndarray | PictureError]:
+    def work(data: bytes) -> tuple[bytes, np.ndarray | PictureError]:
         digest = content_hash(data)
         try:
-            return digest, decode_picture(data, side, max_pixels)
+            return digest, decode(data)
         except PictureError as error:
             return digest, error
 
@@ -149,7 +154,7 @@ def _decode_ahead(
             if isinstance(data, pictures.PathError):
                 findings.reject(product, data)
                 continue
-            waiting.append((product, pool.submit(decode, data)))
+            waiting.append((product, pool.submit(work, data)))
             if len(waiting) >= ahead:
                 yield from finish(*waiting.popleft())
         while waiting:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -44,7 +49,7 @@ def resolve(path: str, shard: str, roots: Iterable[str]) -> str:
     if "\0" in path:
         raise PathError("unreadable_path", "the path has a NUL character")
     if "://" in path:
-        if not any(path.startswith(root.rstrip("/") + "/") for root in roots if "://" in root) or "/../" in path:
+        if not any(path.startswith(root.rstrip("/") + "/") for root in roots if "://" in root) or _leads_up(path):
             raise PathError("path_outside_roots", f"{path} is outside the allowed roots ({', '.join(roots)})")
         return path
     if not path.startswith("/"):
@@ -57,6 +62,14 @@ def resolve(path: str, shard: str, roots: Iterable[str]) -> str:
         if local is not None and os.path.commonpath([real, os.path.realpath(local)]) == os.path.realpath(local):
             return path
     raise PathError("path_outside_roots", f"{path} is outside the allowed roots ({', '.join(roots)})")
+
+
+def _leads_up(uri: str) -> bool:
+    """Tell whether a part of a URI is "..", however often its characters are escaped: servers unescape before they look."""
+    place = uri.partition("://")[2]
+    while (plain := unquote(place)) != place:
+        place = plain
+    return any(part.partition(";")[0] == ".." for part in re.split(r"[/\\?#]", place))
 
 
 @dataclass(frozen=True)
@@ -128,16 +141,30 @@ def read(place: str) -> bytes:
     """Read a picture.
 
     Raises:
-        PathError: there is none, or it is larger than 256 MB.
+        PathError: there is none, it is no file (a pipe, a device, a folder), or it is larger than 256 MB.
     """
     if web.is_web(place):
         return _fetch(place)[0]
+    local = storage.local_path(place)
     try:
-        with storage.open_input(place) as source:
-            data = source.read(MAX_PICTURE_BYTES + 1)
+        if local is not None:
+            data = _read_file(local)
+        else:
+            with storage.open_input(place) as source:
+                data = source.read(MAX_PICTURE_BYTES + 1)
     except OSError as error:
-        raise PathError("unreadable_path", f"cannot read {place}: {error.__cause__ or error}") from error
+        raise PathError("unreadable_path", f"cannot read {place}: {error.__cause__ or error.strerror or error}") from error
     return _bounded(data, place)
+
+
+def _read_file(path: Path) -> bytes:
+    # A pipe is opened without waiting for who writes to it, and what is no file is not read: a device may have no end.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as source:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        return source.read(min(found.st_size, MAX_PICTURE_BYTES) + 1)
 
 
 def _fetch(place: str) -> tuple[bytes, str]:

@@ -10,6 +10,7 @@ shards, so that a unit reads each row group once.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,16 +21,45 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import pictures, ranges, storage
-from pipelines.features import Space, stored
+from pipelines.changes import Mask, compare, read_before
+from pipelines.counts import each
+from pipelines.features import Space, content_hash, stored
 from pipelines.ingest import COLUMNS, Rejects
-from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, Index, Partition, Run, read_json, write_json
+from pipelines.layout import (
+    CONTENT,
+    KEY,
+    KEY_BYTES,
+    ORDER,
+    PRODUCT_ID,
+    WITHDRAWN,
+    Index,
+    Partition,
+    Run,
+    read_json,
+    write_json,
+)
 
 SHARD, ROW = "shard", "row"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """What a plan depends on besides the ingested rows and the feature store."""
+    """What a plan depends on besides the ingested rows and the feature store.
+
+    Attributes:
+        index: paths of the index.
+        run: paths of the run.
+        spaces: feature space of each modality.
+        shards: URIs of the shards, by number.
+        roots: what pictures may be read from.
+        max_pictures: pictures of a product, at most.
+        unit_items: encoder items of a unit, at most.
+        strict: whether a bad picture rejects its product.
+        since: the version to compare with, None for none.
+        text_columns: kept columns that the text is made of.
+    """
 
     index: Index
     run: Run
@@ -39,6 +69,9 @@ class PlanSettings:
     max_pictures: int
     unit_items: int
     strict: bool
+    since: str | None
+    text_columns: tuple[str, ...]
+    withdrawn: frozenset[str] = frozenset()
 
 
 def drop_duplicates(rows: pa.Table, shards: Sequence[str], rejects: Rejects) -> pa.Table:
@@ -61,6 +94,15 @@ def drop_duplicates(rows: pa.Table, shards: Sequence[str], rejects: Rejects) -> 
             f"row {kept[ROW][0]} of {shards[kept[SHARD][0].as_py()]} has the same product id",
         )  # fmt: skip
     return rows.filter(pa.array(~again))
+
+
+def drop_withdrawn(rows: pa.Table, withdrawn: frozenset[str], shards: Sequence[str], rejects: Rejects) -> pa.Table:
+    """Reject the rows of withdrawn products; the arguments are those of `drop_duplicates`."""
+    gone = np.array([product_id in withdrawn for product_id in rows[PRODUCT_ID].to_pylist()], dtype=bool)
+    for position in np.flatnonzero(gone).tolist():
+        product_id, shard, row = (rows[name][position].as_py() for name in (PRODUCT_ID, SHARD, ROW))
+        rejects.add(product_id, shards[shard], row, None, WITHDRAWN, "the product is withdrawn: see withdraw --list")
+    return rows.filter(pa.array(~gone)) if gone.any() else rows
 
 
 def _resolve_pictures(rows: pa.Table, partition: Partition, settings: PlanSettings, rejects: Rejects) -> pa.Table:
@@ -113,12 +155,11 @@ def _reject_pictures(
     return True
 
 
-def _keys(rows: pa.Table, space: Space | None) -> list[bytes | None]:
-    if space is None:
-        return [None] * rows.num_rows
-    if space.modality == "text":
-        return [None if text is None else space.key(text.encode()) for text in rows["text"].to_pylist()]
-    return [space.key(hashes) if hashes else None for hashes in rows["pictures"].to_pylist()]
+def _contents(rows: pa.Table, modality: str) -> list[bytes | None]:
+    """Return what the key of each row is made of besides the space."""
+    if modality == "text":
+        return [None if text is None else text.encode() for text in rows["text"].to_pylist()]
+    return [b"".join(hashes) if hashes else None for hashes in rows["pictures"].to_pylist()]
 
 
 def plan_partition(partition: Partition, settings: PlanSettings) -> dict[str, Any]:
@@ -129,31 +170,44 @@ def plan_partition(partition: Partition, settings: PlanSettings) -> dict[str, An
     rejects = Rejects("plan")
     chunks = [info.path for info in storage.list_folder(settings.run.file("ingest"), "*.parquet")]
     tables = ranges.read_ranges(chunks, ORDER, partition.first, partition.last)
-    counts: dict[str, Any] = {"rows": 0, "products": 0, "missing": {}, "known": {}, "units": {}}
+    counts: dict[str, Any] = {"rows": 0, "products": 0, "missing": {}, "known": {}, "items": {}, "units": {}}
+    products, missing = None, {}
     if tables:
         rows = pa.concat_tables(tables)
         counts["rows"] = rows.num_rows
         rows = rows.sort_by([(name, "ascending") for name in (ORDER, PRODUCT_ID, SHARD, ROW)])
         rows = drop_duplicates(rows, settings.shards, rejects)
+        rows = drop_withdrawn(rows, settings.withdrawn, settings.shards, rejects)
         if "picture" in settings.spaces and rows["paths"].null_count < rows.num_rows:
             rows = _resolve_pictures(rows, partition, settings, rejects)
         for modality, space in settings.spaces.items():
-            keys = _keys(rows, space)
+            contents = _contents(rows, modality)
+            keys = [None if content is None else space.key(content) for content in contents]
+            digests = [None if content is None else content_hash(content) for content in contents]
             rows = rows.append_column(f"{modality}_{KEY}", pa.array(keys, pa.binary(KEY_BYTES)))
-            _plan_modality(rows, keys, space, partition, settings, counts)
+            rows = rows.append_column(f"{modality}_{CONTENT}", pa.array(digests, pa.binary(KEY_BYTES)))
+            missing[modality] = _plan_modality(rows, keys, space, partition, settings, counts)
         counts["products"] = rows.num_rows
-        names = [ORDER, PRODUCT_ID, SHARD, ROW, "text", *(f"{m}_{KEY}" for m in settings.spaces), COLUMNS]
-        counts["file"] = asdict(ranges.write_table(settings.run.products(partition), rows.select(names)))
+        own = [f"{modality}_{name}" for name in (KEY, CONTENT) for modality in settings.spaces]
+        products = rows.select([ORDER, PRODUCT_ID, SHARD, ROW, "text", *own, COLUMNS])
+        counts["file"] = asdict(ranges.write_table(settings.run.products(partition), products))
+    before = None if settings.since is None else read_before(settings.index, settings.since, partition)
+    counts["changes"] = compare(products, before, missing, settings.text_columns)
     rejects.write(settings.run.rejects("plan", partition.name))
     counts["rejected"] = rejects.counts()
     write_json(done, counts)
+    _log.info(
+        "plan: partition %d of %d done: %d products, to encode: %s", partition.number + 1, 1 << partition.bits,
+        counts["products"], each(counts["missing"], "{}s"),
+    )  # fmt: skip
     return counts
 
 
 def _plan_modality(
     rows: pa.Table, keys: Sequence[bytes | None], space: Space, partition: Partition, settings: PlanSettings,
     counts: dict[str, Any],
-) -> None:  # fmt: skip
+) -> Mask:  # fmt: skip
+    """Cut what the store lacks of a modality into units; returns bool[N], which rows those are."""
     pairs = list(zip(rows[ORDER].to_pylist(), keys, strict=True))
     held = stored(settings.index, space.id, partition, ((order, key) for order, key in pairs if key is not None))
     missing = np.array([key is not None and (order, key) not in held.places for order, key in pairs], dtype=bool)
@@ -162,6 +216,9 @@ def _plan_modality(
     work = rows.filter(pa.array(missing)).append_column(
         KEY, pa.array([key for key, gone in zip(keys, missing, strict=True) if gone], pa.binary(KEY_BYTES))
     )
+    each = work["pictures"].combine_chunks().value_lengths() if space.modality == "picture" else None
+    pieces = work.num_rows if each is None else pc.sum(each).as_py() or 0
+    counts["items"][space.modality] = pieces * space.views.count
     inside = work.slice(0, 0)
     if space.modality == "picture":
         in_shard = pc.is_null(work["paths"])
@@ -175,6 +232,7 @@ def _plan_modality(
     if inside.num_rows:
         path = settings.run.file("plan", f"inside-{partition.name}.parquet")
         ranges.write_table(path, inside.sort_by([(SHARD, "ascending"), (ROW, "ascending")]))
+    return missing
 
 
 def cut(work: pa.Table, name: str, items: int, space: Space, settings: PlanSettings) -> list[str]:
@@ -235,6 +293,8 @@ def cut_shards(group: ShardGroup, settings: PlanSettings) -> dict[str, Any]:
         names = cut(work, group.name, space.views.count, space, settings)
     counts = {"units": {"picture": names}}
     write_json(done, counts)
+    if names:
+        _log.info("plan: shards %d to %d: pictures cut into %d units", group.first + 1, group.last + 1, len(names))
     return counts
 
 

@@ -9,7 +9,6 @@ the run began. So a reader finds the old version or the new one, each whole, and
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import socket
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
+from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, parse_current, read_manifest
 from encoders.integrity import IntegrityError, verify_files
 from pipelines import storage
 from pipelines.gate import read_version, refused_versions
-from pipelines.layout import Index, write_json
+from pipelines.layout import Index, read_json, write_json
 
 PUBLISHED_FILE = "published.json"
 
@@ -47,9 +46,13 @@ class VersionInfo:
 
 
 def read_current(index: Index) -> str | None:
-    """Return the id of the current version, None where nothing has been published."""
+    """Return the id of the current version, None where nothing has been published.
+
+    Raises:
+        ManifestError: `CURRENT` names no version.
+    """
     try:
-        return storage.read_bytes(index.current).decode().strip() or None
+        return parse_current(storage.read_bytes(index.current), index.current)
     except FileNotFoundError:
         return None
 
@@ -71,7 +74,7 @@ def next_sequence(index: Index) -> int:
 
 def _manifests(index: Index) -> list[Manifest]:
     manifests = []
-    for info in storage.list_folder(storage.join(index.root, "versions"), f"*/{MANIFEST_FILE}"):
+    for info in storage.list_folder(index.versions, f"*/{MANIFEST_FILE}"):
         try:
             manifests.append(read_manifest(storage.read_bytes(info.path), info.path))
         except ManifestError as error:
@@ -129,10 +132,12 @@ def publish_version(
         PublishError: the version is not whole, or another one became current meanwhile.
     """
     manifest = check_version(index, version)
-    if read_current(index) == version:
-        return manifest
     expected = None if expected_current is None else f"{expected_current}\n".encode()
-    if not storage.compare_and_swap(index.current, expected, f"{version}\n".encode()):
+    if read_current(index) == version:
+        if read_publications(index, version):
+            return manifest
+        expected_current = manifest.previous  # who made it current was killed before it was on record
+    elif not storage.compare_and_swap(index.current, expected, f"{version}\n".encode()):
         raise PublishError(
             f"version {version} is not published: {read_current(index)} became current since this run began with "
             f"{expected_current}; run it again to build on that one"
@@ -143,7 +148,6 @@ def publish_version(
     }  # fmt: skip
     path = storage.join(index.version(version), PUBLISHED_FILE)
     write_json(path, {"version": version, "published": [*read_publications(index, version), entry]})
-    _log.info("published version %s: %d products", version, manifest.items)
     return manifest
 
 
@@ -151,7 +155,7 @@ def read_publications(index: Index, version: str) -> list[dict[str, Any]]:
     """Return each time a version became current: when, who, host, instead_of, forced, reasons; the oldest first."""
     path = storage.join(index.version(version), PUBLISHED_FILE)
     try:
-        published: list[dict[str, Any]] = json.loads(storage.read_bytes(path))["published"]
+        published: list[dict[str, Any]] = read_json(path)["published"]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError):

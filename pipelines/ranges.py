@@ -8,8 +8,10 @@ resumable file by file, and its memory is that of one element; it costs files x 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -59,7 +61,19 @@ def read_range(path: str, column: str, first: int, last: int, columns: Sequence[
     return table if columns is None else table.select(list(columns))
 
 
-def _groups_in_range(file: pq.ParquetFile, column: str, first: int, last: int) -> list[int]:
+def read_matching(path: str, column: str, values: Collection[int], columns: Sequence[str]) -> pa.Table:
+    """Read the rows whose `column` is one of `values` from a file sorted by it.
+
+    Only the row groups whose statistics say that one may be in them are read: of most files the footer alone.
+    """
+    with storage.open_input(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        groups = sorted({group for value in values for group in _groups_in_range(file, column, value, value)})
+        table = file.read_row_groups(groups, columns=list(dict.fromkeys([*columns, column])), use_threads=False)
+    found = pc.is_in(table[column], pa.array(sorted(values), table[column].type))
+    return table.filter(found).select(list(columns))
+
+
+def _groups_in_range(file: pq.ParquetFile, column: str, first: Any, last: Any) -> list[int]:
     metadata = file.metadata
     leaf = next(i for i in range(metadata.num_columns) if file.schema.column(i).path == column)
     groups = []
@@ -68,6 +82,21 @@ def _groups_in_range(file: pq.ParquetFile, column: str, first: int, last: int) -
         if statistics is None or not statistics.has_min_max or (statistics.min <= last and statistics.max >= first):
             groups.append(group)
     return groups
+
+
+def find_rows(path: str, column: str, value: int | str, columns: Sequence[str] | None = None) -> list[tuple[int, dict[str, Any]]]:
+    """Return the rows of a file whose `column` has a value, each with its number; row groups that cannot have it are not read."""
+    found = []
+    with storage.open_input(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        starts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+        wanted = None if columns is None else list(dict.fromkeys([*columns, column]))
+        for group in _groups_in_range(file, column, value, value):
+            table = file.read_row_group(group, columns=[column], use_threads=False)
+            rows = pc.indices_nonzero(pc.equal(table[column], pa.scalar(value, table[column].type)))
+            if len(rows):
+                whole = file.read_row_group(group, columns=wanted, use_threads=False).take(rows)
+                found += [(int(starts[group]) + row, one) for row, one in zip(rows.to_pylist(), whole.to_pylist(), strict=True)]
+    return found
 
 
 def read_ranges(

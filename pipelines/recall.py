@@ -1,13 +1,11 @@
-"""Recall and latency of a version's Annoy files against exact search, on a sample of its products.
+"""Recall and latency of Annoy files against exact search, on a sample of a version's products.
 
 Queries are of several kinds, because they lie differently: a product's own vector lies among the products, while a
-query of one modality lies apart from all of them and is harder to answer. `search_k` is doubled until the hardest kind
-finds enough.
+query of one modality lies apart from all of them and is harder to answer.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catalogue_lookup.manifest import Measured, Metric
+from catalogue_lookup.manifest import Metric
 from catalogue_lookup.shard import AnnoyShard, higher_is_closer, merge, search_shards
 from encoders.fusion import Fusion
 from pipelines import storage
@@ -26,11 +24,7 @@ from pipelines.layout import VECTOR, modality_vector
 
 NEIGHBOURS = 10
 QUERIES = 200
-LEAST_RECALL = 0.95
-MOST_NODES = 200_000
 BATCH_ROWS = 1_024
-
-_log = logging.getLogger(__name__)
 
 Float32 = npt.NDArray[np.float32]
 
@@ -53,19 +47,29 @@ class Queries:
 
 
 @contextmanager
-def open_vectors(file: VectorsFile) -> Iterator[pq.ParquetFile]:
+def open_vectors(path: str) -> Iterator[pq.ParquetFile]:
     """Open a file of vectors for the block.
 
     Raises:
         StorageError: it is no whole Parquet file.
     """
     try:
-        with storage.open_input(file.path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+        with storage.open_input(path) as source, pq.ParquetFile(source, pre_buffer=False) as parquet:
             yield parquet
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, storage.StorageError):
             raise
-        raise storage.StorageError(f"{file.path} cannot be read: {error}; fuse it again") from error
+        raise storage.StorageError(f"{path} cannot be read: {error}; fuse it again") from error
+
+
+def described(path: str) -> VectorsFile:
+    """Return a file of vectors with its rows, which its footer tells.
+
+    Raises:
+        StorageError: it is no whole Parquet file.
+    """
+    with open_vectors(path) as parquet:
+        return VectorsFile(path, parquet.metadata.num_rows)
 
 
 def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int) -> Iterator[tuple[int, Float32]]:
@@ -78,7 +82,7 @@ def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int) -> Iterat
 
 
 def _blocks_of(file: VectorsFile, start: int, first: int, stop: int) -> Iterator[tuple[int, Float32]]:
-    with open_vectors(file) as parquet:
+    with open_vectors(file.path) as parquet:
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if start < stop and start + rows > first:
@@ -95,9 +99,11 @@ def _matrix(column: pa.Array, rows: int) -> Float32:
     return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(rows, -1)
 
 
-def make_queries(files: Sequence[VectorsFile], modalities: Sequence[str], fusion: Fusion, seed: int) -> list[Queries]:
-    """Draw products and make queries of them: of their own vectors, and of each modality alone."""
-    total = sum(file.rows for file in files)
+def make_queries(
+    files: Sequence[VectorsFile], modalities: Sequence[str], fusion: Fusion, seed: int, most: int | None = None
+) -> list[Queries]:
+    """Draw products, of the first `most` or of all, and make queries of them: of their own vectors, and of each modality."""
+    total = _total(files, most)
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(QUERIES, total), replace=False))
     vectors: dict[str, list[Float32]] = {"product": [], **{modality: [] for modality in modalities}}
     items: dict[str, list[int]] = {kind: [] for kind in vectors}
@@ -118,7 +124,7 @@ def _rows(files: Sequence[VectorsFile], wanted: npt.NDArray[np.int64]) -> Iterat
     for file in files:
         inside = wanted[(wanted >= start) & (wanted < start + file.rows)]
         if len(inside):
-            with open_vectors(file) as parquet:
+            with open_vectors(file.path) as parquet:
                 columns = [name for name in parquet.schema_arrow.names if name.endswith(VECTOR)]
                 at = start
                 for group in range(parquet.num_row_groups):
@@ -132,24 +138,36 @@ def _rows(files: Sequence[VectorsFile], wanted: npt.NDArray[np.int64]) -> Iterat
 
 
 def exact_neighbours(
-    files: Sequence[VectorsFile], queries: Queries, metric: Metric, neighbours: int = NEIGHBOURS
-) -> npt.NDArray[np.int64]:
-    """Find the closest items to each query but its own by looking at all: int64[Q, neighbours], unsorted, -1 for none."""
+    files: Sequence[VectorsFile], queries: Queries, metric: Metric, neighbours: int = NEIGHBOURS, most: int | None = None,
+    decimals: int | None = None,
+) -> npt.NDArray[np.int64]:  # fmt: skip
+    """Find the items closest to each query but its own among the first `most` (None: all) by looking at each.
+
+    Returns int64[Q, neighbours], the closest first and of equally close ones the first item; -1 for none. Those are equally
+    close whose closeness is the same to so many `decimals` (None: all).
+    """
     count = len(queries.items)
     best = np.full((count, neighbours), -np.inf, np.float32)
     items = np.full((count, neighbours), -1, np.int64)
-    total = sum(file.rows for file in files)
-    for first, block in vector_blocks(files, 0, total):
+    for first, block in vector_blocks(files, 0, _total(files, most)):
         near = closeness(metric, queries.vectors, block)
+        if decimals is not None:
+            near = np.round(near, decimals)
         own = queries.items - first
-        inside = (own >= 0) & (own < len(block))
-        near[np.flatnonzero(inside), own[inside]] = -np.inf
-        numbers = np.broadcast_to(np.arange(first, first + len(block)), near.shape)
-        near, numbers = np.hstack([best, near]), np.hstack([items, numbers])
-        kept = np.argpartition(-near, neighbours - 1, axis=1)[:, :neighbours]
-        best, items = np.take_along_axis(near, kept, 1), np.take_along_axis(numbers, kept, 1)
-    items[np.isneginf(best)] = -1
+        inside = np.flatnonzero((own >= 0) & (own < len(block)))
+        near[inside, own[inside]] = -np.inf
+        better = near > best[:, -1:]
+        for row in np.flatnonzero(better.any(axis=1)).tolist():
+            columns = np.flatnonzero(better[row])
+            merged = np.concatenate([best[row], near[row, columns]])
+            kept = np.argsort(-merged, kind="stable")[:neighbours]
+            best[row], items[row] = merged[kept], np.concatenate([items[row], first + columns])[kept]
     return items
+
+
+def _total(files: Sequence[VectorsFile], most: int | None) -> int:
+    total = sum(file.rows for file in files)
+    return total if most is None else min(total, most)
 
 
 def closeness(metric: Metric, queries: Float32, vectors: Float32) -> Float32:
@@ -194,27 +212,3 @@ def _worst_score(shards: Sequence[AnnoyShard], query: Float32, items: npt.NDArra
         own = items[(items >= shard.first_item) & (items < shard.first_item + shard.items)]
         parts.append((own, shard.score(query, own)))
     return float(merge(shards, parts, len(items))[1][-1])
-
-
-def tune(
-    files: Sequence[VectorsFile], shards: Sequence[AnnoyShard], modalities: Sequence[str], fusion: Fusion, trees: int, seed: int,
-    least_recall: float = LEAST_RECALL,
-) -> tuple[int, Measured]:  # fmt: skip
-    """Choose `search_k` for a recall of at least `least_recall`, and measure what it gives; returns both."""
-    search_k = NEIGHBOURS * trees
-    kinds = make_queries(files, modalities, fusion, seed) if shards else []
-    if not kinds:
-        return search_k, Measured(None, {}, 0, 0.0, 0.0)
-    exact = [exact_neighbours(files, queries, shards[0].metric) for queries in kinds]
-    while True:
-        measured = [recall_of(shards, queries, truth, search_k) for queries, truth in zip(kinds, exact, strict=True)]
-        recall = min(found for found, _ in measured)
-        if recall >= least_recall or search_k >= MOST_NODES:
-            break
-        search_k = min(2 * search_k, MOST_NODES)
-    if recall < least_recall:
-        _log.warning("build: recall@%d is %.3f with %d nodes a query; more trees would help", NEIGHBOURS, recall, search_k)
-    times = [millisecond for _, each in measured for millisecond in each]
-    by_query = {queries.kind: round(found, 4) for queries, (found, _) in zip(kinds, measured, strict=True)}
-    p50, p95 = (round(float(np.percentile(times, percent)), 3) for percent in (50, 95))
-    return search_k, Measured(round(recall, 4), by_query, len(kinds[0].items), p50, p95)

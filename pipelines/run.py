@@ -1,94 +1,48 @@
 """The whole job: a catalogue goes in, a published version comes out.
 
-    catalogue-index run --catalogue 'shop/*.parquet' --index DIR
+    catalogue-index run --catalogue 'shop/*.parquet' --index DIR [--dry-run]
 
 What is there already is skipped: features by their keys, elements and stages by their markers, and the whole run
 where catalogue, settings and bundle are those of the published version: known at once where the files are, else when
-PLAN has looked at the pictures.
+PLAN has looked at the pictures. A dry run ends there, and the run goes on from what it read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from encoders.bundle import Bundle
 from encoders.fusion import STRUCTURED
 from pipelines import stages, storage
-from pipelines.bundles import adopt, derive, open_at, own_bundle
-from pipelines.config import Config, given_weights
+from pipelines.bundles import adopt, derive, install, open_at, own_bundle
+from pipelines.catalogue import pieces
+from pipelines.config import Config, ConfigError, given_weights
 from pipelines.gate import publish_command
 from pipelines.job import Job, open_catalogue, open_job
-from pipelines.layout import Index, read_json
+from pipelines.layout import Index
+from pipelines.outlook import shown_total
+from pipelines.prune import prune
 from pipelines.publish import read_current
+from pipelines.report import Report, report
 from pipelines.statistics import find_settings, refit_statistics
+from pipelines.summary import Night
 from pipelines.unchanged import current_of_same_plan, current_of_same_products
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a run did.
+def given_bundle(config: Config, take: bool = True) -> Bundle | None:
+    """Return the bundle that the configuration asks for, else the index's own; None where there is neither.
 
-    Attributes:
-        version: the version's id.
-        encoded: items that went through a tower, by modality.
-        rows: rows that came in.
-        indexed: products in the version.
-        rejected: products rejected, by reason.
-        rejected_fields: fields rejected, by reason.
-        currencies: products with a price, by its currency where one is named.
-        seconds: seconds a stage took.
-        recall: recall@10 of the version, None before it is built, or where it has no products.
-        moved: share of the neighbours of `probes` products that moved since the version before, None where none is known.
-        probes: products whose neighbours were compared.
-        published: whether the version is the current one.
-        paths: what was written, by name.
+    Args:
+        config: settings.
+        take: whether a bundle that is asked for becomes the index's own.
     """
-
-    version: str
-    encoded: Mapping[str, int]
-    rows: int
-    indexed: int
-    rejected: Mapping[str, int]
-    rejected_fields: Mapping[str, int]
-    currencies: Mapping[str, int]
-    seconds: Mapping[str, float]
-    recall: float | None
-    moved: float | None
-    probes: int
-    published: bool
-    paths: Mapping[str, str]
-
-    def lines(self) -> Iterable[str]:
-        """Yield the report for a person."""
-        encoded = ", ".join(f"{count:,} {modality}s" for modality, count in self.encoded.items() if count) or "nothing"
-        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {encoded}"
-        yield f"{self.rows:,} rows in = {self.indexed:,} products indexed + {sum(self.rejected.values()):,} rejected"
-        for name, reasons in (("products", self.rejected), ("fields", self.rejected_fields)):
-            if reasons:
-                shown = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
-                yield f"rejected {name}: {shown}"
-        if len(self.currencies) > 1:
-            shown = ", ".join(f"{name} {count:,}" for name, count in sorted(self.currencies.items()))
-            yield f"prices in several currencies: {shown}; filter by the column currency to compare them"
-        if self.recall is not None:
-            moved = "" if self.moved is None else (
-                f"; {100 * self.moved:.1f} % of the neighbours of {self.probes:,} products moved since the version before"
-            )  # fmt: skip
-            yield f"recall@10 {self.recall:g}{moved}"
-        for name, path in self.paths.items():
-            yield f"{name}: {path}"
-
-
-def given_bundle(config: Config) -> Bundle | None:
-    """Return the bundle that the configuration asks for, else the index's own; None where there is neither."""
     index = Index(config.index)
     if config.bundle is not None:
-        return open_at(adopt(open_at(config.bundle), index))
+        given = open_at(config.bundle)
+        return open_at(adopt(given, index) if take else install(given, index))
     own = own_bundle(index)
     return None if own is None else open_at(own)
 
@@ -97,20 +51,31 @@ def resolve_bundle(config: Config, flags: Sequence[str]) -> Bundle:
     """Return the bundle of a run, in the index: the one given, with the fusion asked for, or one trained now."""
     given = given_bundle(config)
     if given is not None:
-        share = given_weights(config).get(STRUCTURED, 0.0)
-        if share and share != given.fusion.structured_weight:
-            # What the catalogue has no columns for is refused before the index has another bundle.
-            find_settings(open_catalogue(config)[1], config)
-        return derive(given, Index(config.index), config)
+        return adapt_bundle(given, config)
     _log.info("the index has no bundle yet: training a default one on this catalogue first")
     from pipelines.train import train
 
     return train(config, flags)
 
 
-def open_run(config: Config, flags: Sequence[str]) -> tuple[Job, Bundle]:
-    """Find the bundle and the unfinished run of this catalogue, or start a new one."""
-    bundle = resolve_bundle(config, flags)
+def adapt_bundle(given: Bundle, config: Config, take: bool = True) -> Bundle:
+    """Return the bundle that the configuration makes of another one.
+
+    Args:
+        given: the other one.
+        config: settings.
+        take: whether it becomes the index's own.
+    """
+    share = given_weights(config).get(STRUCTURED, 0.0)
+    if share and share != given.fusion.structured_weight:
+        # What the catalogue has no columns for is refused before the index has another bundle.
+        find_settings(open_catalogue(config)[1], config)
+    return derive(given, Index(config.index), config, take=take)
+
+
+def open_run(config: Config, flags: Sequence[str], bundle: Bundle | None = None) -> tuple[Job, Bundle]:
+    """Find the bundle, unless it is given, and the unfinished run of this catalogue, or start a new one."""
+    bundle = bundle or resolve_bundle(config, flags)
     folder = storage.join(Index(config.index).bundles, bundle.hash)
     towers = {m: (storage.join(folder, "towers", m), spec) for m, spec in bundle.towers.items()}
     job = open_job(config, "run", towers, bundle.views, folder, bundle.hash, flags)
@@ -119,41 +84,113 @@ def open_run(config: Config, flags: Sequence[str]) -> tuple[Job, Bundle]:
     return job, bundle
 
 
-def run(config: Config, flags: Sequence[str] = ()) -> Report:
+def run(config: Config, flags: Sequence[str] = (), night: Night | None = None) -> Report:
     """Bring a catalogue into a published version."""
+    if night is None:
+        with Night("run", config) as night:
+            return run(config, flags, night)
     given = given_bundle(config) if config.refit_statistics else None
     if given is not None:
         refit_statistics(config, given, flags)
         config = config.replace(bundle=None)
     job, bundle = open_run(config, flags)
-    current = current_of_same_plan(job)
-    if current is not None:
-        _log.info("catalogue, settings and bundle are those of the current version %s: nothing to do", current.run.id)
-        return report(current)
-    stages.ingest(job)
-    stages.plan(job)
-    current = current_of_same_products(job)
-    if current is not None:
-        _log.info(
-            "products, pictures, settings and bundle are those of the current version %s, and nothing is to be encoded: "
-            "it stays", current.run.id,
-        )  # fmt: skip
-        return report(current)
+    night.open(job)
+    kept = _unchanged(job, night)
+    if kept is not None:
+        return _pruned(job, night, kept)
     stages.encode(job)
     stages.fuse(job)
     stages.build(job, bundle)
     if config.publish:
         stages.publish(job)
-    else:
-        stages.gate(job)
-        if read_current(job.index) != job.run.id:
-            _log.info("it is not published: %s does that", publish_command(job.index, job.run.id))
-    return report(job)
+        return _pruned(job, night, night.done(f"version {job.run.id} is published"))
+    stages.gate(job)
+    if read_current(job.index) != job.run.id:
+        _log.info("it is not published: %s does that", publish_command(job.index, job.run.id))
+    return night.done(f"version {job.run.id} is built and not published")
 
 
-def run_stage(config: Config, stage: str, flags: Sequence[str] = ()) -> Report:
+def _pruned(job: Job, night: Night, told: Report) -> Report:
+    """Prune the index; the version is published whatever becomes of that."""
+    if not job.config.keep_versions:
+        return told
+    try:
+        return night.prune(prune(job.index, job.config.keep_versions, job.config.grace_hours, flags=job.flags))
+    except Exception as error:  # a night whose version is published has not failed
+        _log.warning("version %s is current, but pruning failed, and 'catalogue-index prune' goes on with it: %s",
+                     told.version, error)  # fmt: skip
+        return told
+
+
+def _unchanged(job: Job, night: Night) -> Report | None:
+    """Read and plan; returns the report of a night on which the current version stays."""
+    current = current_of_same_plan(job)
+    if current is not None:
+        message = f"catalogue, settings and bundle are those of the current version {current.run.id}: nothing to do"
+        _log.info("%s", message)
+        return night.keep(current, None, message)
+    stages.ingest(job)
+    stages.plan(job)
+    planned = report(job)
+    current = current_of_same_products(job)
+    if current is None:
+        return None
+    message = (
+        f"products, pictures, settings and bundle are those of the current version {current.run.id}, and nothing is to be "
+        "encoded: it stays"
+    )
+    _log.info("%s", message)
+    return night.keep(current, planned, message)
+
+
+def dry_run(config: Config, flags: Sequence[str], night: Night) -> list[str]:
+    """Read and plan as a run would, and return what it would do, in lines; nothing is encoded or published.
+
+    The run that it began is there for the real one to go on with, unless that would have nothing to do.
+
+    Raises:
+        ConfigError: statistics were to be fitted, which makes another bundle.
+    """
+    if config.refit_statistics:
+        raise ConfigError("--refit-statistics makes another bundle: leave it out of --dry-run; it changes no feature")
+    given = given_bundle(config, take=False)
+    if given is None:
+        night.message = "the index has no bundle: a run trains one first"
+        return _untrained(config)
+    job, _ = open_run(config, flags, adapt_bundle(given, config, take=False))
+    night.open(job)
+    kept = _unchanged(job, night)
+    if kept is not None:
+        return [f"dry run: {night.message}", *kept.catalogue_lines()]
+    stages.forecast(job)
+    planned = night.done(shown_total(job.outlook))
+    return [
+        f"dry run: {night.message}", *planned.catalogue_lines(), *stages.reencoded(job),
+        "a run goes on from here: nothing was encoded or published",
+    ]  # fmt: skip
+
+
+def _untrained(config: Config) -> list[str]:
+    """Say what is known of a run that has to train a bundle first."""
+    shards, schema = open_catalogue(config)
+    rows = [piece.rows for shard in shards for piece in pieces(shard)]
+    counted = f"{sum(row or 0 for row in rows):,} rows" if None not in rows else "rows that only reading counts"
+    encoded = [f"pictures ({config.picture_tower})"] if schema.picture_kind and config.picture_tower else []
+    encoded += [f"texts ({config.text_tower})"] if schema.text and config.text_tower else []
+    return [
+        "dry run: the index has no bundle: a run trains one on this catalogue first (or takes one by --bundle DIR)",
+        f"{len(shards):,} files with {counted}: all products would be new, and all their {' and '.join(encoded)} encoded",
+        "how long that takes is known once there is a bundle: catalogue-index train",
+    ]
+
+
+def run_stage(config: Config, stage: str, flags: Sequence[str] = (), night: Night | None = None) -> Report:
     """Run one stage of the job on what the stages before it left."""
+    if night is None:
+        with Night(stage, config) as night:
+            return run_stage(config, stage, flags, night)
     job, bundle = open_run(config, flags)
+    night.open(job)
     if stage == "ingest":
         stages.ingest(job)
     elif stage == "encode":
@@ -166,39 +203,4 @@ def run_stage(config: Config, stage: str, flags: Sequence[str] = ()) -> Report:
         stages.gate(job)
     else:
         stages.publish(job)
-    return report(job)
-
-
-def report(job: Job) -> Report:
-    """Sum up what is known of a run so far."""
-    counts: dict[str, dict[str, Any]] = {}
-    for stage in stages.STAGES:
-        path = job.run.ended(stage)
-        if storage.exists(path):
-            counts[stage] = read_json(path)
-    rejected: dict[str, int] = {}
-    fields: dict[str, int] = {}
-    for found in counts.values():
-        for reason, count in found.get("rejected", {}).items():
-            rejected[reason] = rejected.get(reason, 0) + count
-        for reason, count in found.get("rejected_fields", {}).items():
-            fields[reason] = fields.get(reason, 0) + count
-    built = counts.get("build", {})
-    paths = {"run": job.run.folder}
-    if "build" in counts:
-        paths["version"] = job.index.version(job.run.id)
-    return Report(
-        version=job.run.id,
-        encoded=job.encoded,
-        rows=counts.get("ingest", {}).get("rows", 0),
-        indexed=counts.get("fuse", {}).get("products", 0),
-        rejected=rejected,
-        rejected_fields=fields,
-        currencies=counts.get("ingest", {}).get("currencies", {}),
-        seconds={stage: found["seconds"] for stage, found in counts.items()},
-        recall=built.get("recall@10"),
-        moved=built.get("moved_neighbours"),
-        probes=built.get("probes", 0),
-        published=read_current(job.index) == job.run.id,
-        paths=paths,
-    )
+    return night.done(f"{stage} has ended")

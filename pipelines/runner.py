@@ -14,7 +14,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from encoders.bundle import BundleError
 from encoders.integrity import IntegrityError
 from encoders.pooling import PoolingError
-from encoders.towers import TowerError
+from encoders.tower_spec import TowerError
 from pipelines.catalogue import CatalogueError
 from pipelines.config import ConfigError
 from pipelines.items import BuildError
@@ -22,11 +22,15 @@ from pipelines.storage import StorageError
 from pipelines.views import ViewVersionError
 
 # The errors of ours that a worker may raise; Beam hands them to the driver as text.
-_OURS = {
+_OURS: dict[str, type[Exception]] = {
     error.__name__: error
     for error in (BuildError, BundleError, CatalogueError, ConfigError, IntegrityError, PoolingError, StorageError, TowerError,
                   ViewVersionError)
 }
+# What the system refuses there is storage, too.
+_OURS |= dict.fromkeys(
+    ("OSError", "PermissionError", "FileNotFoundError", "IsADirectoryError", "NotADirectoryError", "TimeoutError"), StorageError
+)
 _RAISED = re.compile(r"^(?:[\w.]*\.)?(?P<name>\w+): (?P<text>.*?)(?: \[while running '[^']*'\])?$", re.DOTALL)
 
 

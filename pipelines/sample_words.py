@@ -164,7 +164,7 @@ def _english_values(product: Attributes, rng: np.random.Generator) -> dict[str, 
         "thing": f"pair of {name}" if plural else name,
         "this": "these" if plural else "this",
         "is_": "are" if plural else "is",
-        "colour": product.colour if rng.random() < 0.6 else pick(_words().english(product.colour), rng),
+        "colour": product.colour if rng.random() < 0.6 else pick(_words().variants(product.colour, "en"), rng),
         "pattern": pick(_PATTERN_NAMES[product.pattern], rng),
         "material": product.material,
         "brand": product.brand,
@@ -176,10 +176,10 @@ def _chinese_values(product: Attributes, rng: np.random.Generator) -> dict[str, 
     kind = TYPES[product.product_type]
     named = product.pattern != "plain" or rng.random() < 0.3
     return {
-        "name": _words().chinese(product.product_type, rng),
-        "colour": _words().chinese(product.colour, rng),
-        "pattern": _words().chinese(product.pattern, rng) if named else "",
-        "material": _words().chinese(product.material, rng),
+        "name": _words().translate(product.product_type, "zh", rng),
+        "colour": _words().translate(product.colour, "zh", rng),
+        "pattern": _words().translate(product.pattern, "zh", rng) if named else "",
+        "material": _words().translate(product.material, "zh", rng),
         "brand": product.brand,
         "use": kind.uses[int(rng.integers(len(kind.uses)))][1],
     }

@@ -83,6 +83,12 @@ class CatalogueSchema:
     kept_paths: tuple[Path | None, ...]
     max_pictures: int
 
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Give the kept columns that the text is made of."""
+        pairs = zip(self.kept.names, self.kept_paths, strict=True)
+        return tuple(name for name, path in pairs if path in self.text_paths)
+
     def paths(self, pictures: bool) -> list[Path]:
         """List the places to read, each once."""
         wanted = [self.sources[PRODUCT_ID], *self.text_paths, *(path for path in self.kept_paths if path is not None)]
@@ -102,12 +108,14 @@ class ShardColumns:
         columns: their names and types.
         complete: whether other columns cannot come up later in the shard (JSON lines: they can).
         empty: dotted names of columns that hold nothing, as far as the shard says so.
+        has_rows: whether there is a row; the columns of a shard without one count only where no shard has any.
     """
 
     uri: str
     columns: pa.Schema
     complete: bool
     empty: frozenset[str] = frozenset()
+    has_rows: bool = True
 
 
 def resolve(shards: Sequence[ShardColumns], options: CatalogueOptions) -> CatalogueSchema:

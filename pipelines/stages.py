@@ -10,16 +10,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import apache_beam as beam
 
+from catalogue_lookup.manifest import Manifest
 from encoders.bundle import Bundle
 from pipelines import pictures, storage
-from pipelines.build import build_version
+from pipelines.build import TREES, build_version
+from pipelines.changes import Changes, comparable
 from pipelines.collect import Collect, mark_collected, uncollected
+from pipelines.counts import shown, told
 from pipelines.drift import drift_since
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.fuse import Fuse, FuseSettings
@@ -27,17 +30,15 @@ from pipelines.gate import Limits, RefusedError, judge
 from pipelines.ingest import Ingest, IngestSettings, ingest_first
 from pipelines.job import Job, finish_run
 from pipelines.layout import FORMAT, PARTITION_ROWS, Stage, partition_bits, read_json, write_json
+from pipelines.outlook import keep_speed, look_ahead, other_spaces, shown_total
 from pipelines.plan import CutShards, Plan, PlanSettings, group_shards
 from pipelines.publish import next_sequence, publish_version, read_current
+from pipelines.reject_counts import check_reject_rate, check_sum, sum_rejects
 from pipelines.runner import run_pipeline
 
 _log = logging.getLogger(__name__)
 STAGES: tuple[Stage, ...] = ("ingest", "plan", "encode", "collect", "fuse", "build", "publish")
 GROUP_ROWS = 65_536
-
-
-class RejectRateError(RuntimeError):
-    """Too many rows were rejected."""
 
 
 def timed(job: Job, stage: Stage, work: Callable[[], Any]) -> Any:
@@ -49,20 +50,8 @@ def timed(job: Job, stage: Stage, work: Callable[[], Any]) -> Any:
     counts = work()
     counts["seconds"] = round(time.monotonic() - started, 3)
     write_json(path, counts)
-    _log.info("%s: %s in %.1f s", stage, _describe(counts), counts["seconds"])
+    _log.info("%s: %s; %.1f s", stage, told(stage, counts), counts["seconds"])
     return counts
-
-
-def _describe(counts: Mapping[str, Any]) -> str:
-    parts = []
-    for key, value in counts.items():
-        if key in ("partition_bits", "currencies"):
-            continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            parts.append(f"{value:,} {key}")
-        elif isinstance(value, Mapping) and value and all(isinstance(v, int) for v in value.values()):
-            parts += [f"{v:,} {name} {key}" for name, v in value.items()]
-    return ", ".join(parts) or "done"
 
 
 def ingest(job: Job) -> dict[str, Any]:
@@ -71,7 +60,7 @@ def ingest(job: Job) -> dict[str, Any]:
 
 
 def _ingest(job: Job) -> dict[str, Any]:
-    settings = IngestSettings(job.run, job.schema, job.config.strict)
+    settings = IngestSettings(job.run, job.schema, job.config.strict, len(job.shards))
     if job.config.limit is not None:
         # A trial: one worker reads shard after shard, because what a text shard holds is known only when it is read.
         ingest_first(job.shards, settings, job.config.limit)
@@ -84,18 +73,16 @@ def _ingest(job: Job) -> dict[str, Any]:
         per_shard[piece["shard"]] += piece["rows"]
         currencies.update(piece["currencies"])
     if len(currencies) > 1:
-        _log.warning("prices are in several currencies: %s", _counted(currencies))
+        _log.warning("prices are in several currencies: %s", shown(currencies))
     rows = sum(per_shard.values())
     counts = {
         "rows": rows, "rows_per_shard": [per_shard[shard.index] for shard in job.shards],
         "partition_bits": _fix_partitions(job, rows), "currencies": dict(currencies), **sum_rejects(pieces),
+        # PLAN compares all partitions with the same version, whatever becomes current meanwhile.
+        "since": comparable(job.index, read_current(job.index)),
     }  # fmt: skip
     check_reject_rate(job, [counts], rows)
     return counts
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _fix_partitions(job: Job, rows: int) -> int:
@@ -107,35 +94,6 @@ def _fix_partitions(job: Job, rows: int) -> int:
     return bits
 
 
-def sum_rejects(elements: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Add up what the elements of a stage rejected: products and fields by reason."""
-    products: Counter[str] = Counter()
-    fields: Counter[str] = Counter()
-    for element in elements:
-        products.update(element["rejected"]["products"])
-        fields.update(element["rejected"]["fields"])
-    return {"rejected": dict(products), "rejected_fields": dict(fields)}
-
-
-def check_reject_rate(job: Job, stages: Iterable[Mapping[str, Any]], rows: int) -> None:
-    """Fail above `--max-reject-rate`.
-
-    Raises:
-        RejectRateError: naming the commonest reasons.
-    """
-    reasons: Counter[str] = Counter()
-    for counts in stages:
-        reasons.update(counts["rejected"])
-        reasons.update(counts["rejected_fields"])
-    rejected, most = sum(reasons.values()), job.config.max_reject_rate
-    if rows and rejected > most * rows:
-        named = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
-        raise RejectRateError(
-            f"{rejected:,} rejects in {rows:,} rows ({100 * rejected / rows:.1f} %) are more than --max-reject-rate "
-            f"{100 * most:g} %: {named}; see {job.run.file('rejects')}"
-        )
-
-
 def plan(job: Job) -> dict[str, Any]:
     """Find out what is missing in the feature store and cut it into units."""
     job.ended("ingest")
@@ -145,25 +103,71 @@ def plan(job: Job) -> dict[str, Any]:
 def _plan(job: Job) -> dict[str, Any]:
     ingested = job.ended("ingest")
     roots = job.config.allow_root or pictures.catalogue_roots(job.uris)
+    # Where it was read long ago, the version may have been pruned meanwhile.
+    since = comparable(job.index, ingested["since"])
     settings = PlanSettings(
         job.index, job.run, job.spaces, job.uris, tuple(roots), job.config.max_pictures, job.config.unit_items,
-        job.config.strict,
+        job.config.strict, since, job.schema.text_columns, job.withdrawn,
     )  # fmt: skip
     _collect(job)
     parts = job.partitions()
     run_pipeline(lambda p: p | "Partitions" >> beam.Create(parts) | Plan(settings), job.flags)
-    if job.schema.picture_kind == "bytes" and "picture" in job.spaces:
+    planned = [read_json(job.run.done("plan", part.name)) for part in parts]
+    groups = []
+    if job.schema.picture_kind == "bytes" and any(element["missing"].get("picture") for element in planned):
         groups = group_shards(ingested["rows_per_shard"], GROUP_ROWS)
         run_pipeline(lambda p: p | "ShardGroups" >> beam.Create(groups) | CutShards(settings), job.flags)
-    planned = [read_json(job.run.done("plan", part.name)) for part in parts]
+    cut = [element["units"] for element in (*planned, *(read_json(job.run.done("plan", group.name)) for group in groups))]
+    changes = Changes.total(since, (element["changes"] for element in planned))
+    _log.info("plan: %s", changes)
     counts = {
         "products": sum(element["products"] for element in planned),
         "missing": {m: sum(element["missing"].get(m, 0) for element in planned) for m in job.spaces},
         "known": {m: sum(element["known"].get(m, 0) for element in planned) for m in job.spaces},
+        "items": {m: sum(element["items"].get(m, 0) for element in planned) for m in job.spaces},
+        "units": {m: sum(len(units.get(m, ())) for units in cut) for m in job.spaces},
+        "changes": changes.to_json(),
         **sum_rejects(planned),
     }
     check_reject_rate(job, [ingested, counts], ingested["rows"])
     return counts
+
+
+def forecast(job: Job) -> None:
+    """Find out what is to be encoded and how long that will take, for `job.outlook`; nothing of it is kept."""
+    elements = _planned_elements(job)
+    job.outlook.clear()
+    job.outlook.update(look_ahead(job.index, job.ended("plan"), _encoders(job), elements))
+
+
+def reencoded(job: Job) -> list[str]:
+    """Say of each modality whose tower or views are others than the current version's what that comes to."""
+    since = job.ended("ingest")["since"]
+    if since is None:
+        return []
+    lines = []
+    for modality, why in other_spaces(job.index, since, job.spaces, job.towers).items():
+        outlook = job.outlook.get(modality)
+        cost = "they are in store: nothing is encoded again" if outlook is None else (
+            f"{outlook.products:,} products' {modality}s are encoded again: {outlook}"
+        )  # fmt: skip
+        lines.append(f"{modality} features are others than those of version {since}: {why}; {cost}")
+    return lines
+
+
+def _planned_elements(job: Job) -> list[str]:
+    return [info.path.rsplit("/", 1)[-1].removesuffix(".json") for info in storage.list_folder(job.run.file("plan"), "*.json")]
+
+
+def _encoders(job: Job) -> dict[str, EncodeSettings]:
+    units = job.ended("plan")["units"]
+    return {
+        modality: EncodeSettings(
+            job.run, "plan", job.index.units(space.id, job.run.id), space, job.towers[modality], job.shards, job.schema,
+            job.config.max_pixels, units[modality],
+        )
+        for modality, space in job.spaces.items()
+    }  # fmt: skip
 
 
 def encode(job: Job) -> dict[str, Any]:
@@ -173,21 +177,22 @@ def encode(job: Job) -> dict[str, Any]:
 
 
 def _encode(job: Job) -> dict[str, Any]:
-    missing = job.ended("plan")["missing"]
-    names = [info.path.rsplit("/", 1)[-1].removesuffix(".json") for info in storage.list_folder(job.run.file("plan"), "*.json")]
-    counts: dict[str, Any] = {"items": {}, "truncated": {}}
-    for modality, space in job.spaces.items():
+    missing, names = job.ended("plan")["missing"], _planned_elements(job)
+    forecast(job)
+    for line in [*reencoded(job), shown_total(job.outlook)]:
+        _log.info("encode: %s", line)
+    counts: dict[str, Any] = {"items": {}, "truncated": {}, "outlook": {m: one.to_json() for m, one in job.outlook.items()}}
+    for modality, settings in _encoders(job).items():
         if not missing[modality]:
             continue
-        _log.info("encode: %d products' %ss are to be encoded", missing[modality], modality)
-        settings = EncodeSettings(
-            job.run, "plan", job.index.units(space.id, job.run.id), space, job.towers[modality], job.shards, job.schema,
-            job.config.max_pixels,
-        )  # fmt: skip
         elements = [name for name in names if modality == "picture" or not name.startswith("shards-")]
+        started = time.monotonic()
         counters = run_pipeline(partial(_encode_elements, elements=elements, settings=settings), job.flags)
-        job.encoded[modality] = counts["items"][modality] = counters.get(f"{modality}_items", 0)
+        items = job.encoded[modality] = counts["items"][modality] = counters.get(f"{modality}_items", 0)
         counts["truncated"][modality] = counters.get(f"{modality}_truncated", 0)
+        # What units take together is more than the time that passed where several workers encode.
+        seconds = min(time.monotonic() - started, counters.get(f"{modality}_unit_ms", 0) / 1000)
+        keep_speed(job.index, settings.space, job.run.id, items, seconds)
     return counts
 
 
@@ -229,23 +234,6 @@ def _fuse(job: Job) -> dict[str, Any]:
     return counts
 
 
-def check_sum(job: Job, stages: Iterable[Mapping[str, Any]], rows: int, indexed: int) -> None:
-    """Check that what came in is what is indexed plus what is rejected.
-
-    Raises:
-        RuntimeError: it is not; the run's files are wrong and nothing may be published.
-        RejectRateError: too much is rejected.
-    """
-    stages = list(stages)
-    rejected = sum(sum(counts["rejected"].values()) for counts in stages)
-    if rows != indexed + rejected:
-        raise RuntimeError(
-            f"{rows:,} rows came in, but {indexed:,} are indexed and {rejected:,} rejected: the run {job.run.id} is "
-            "damaged; delete its folder and run again"
-        )
-    check_reject_rate(job, stages, rows)
-
-
 def build(job: Job, bundle: Bundle) -> dict[str, Any]:
     """Build the Annoy files and the manifest of the version."""
     fused = job.ended("fuse")
@@ -267,11 +255,22 @@ def _build(job: Job, bundle: Bundle, fused: Mapping[str, Any]) -> dict[str, Any]
         job.index, job.run.id, fused["files"], bundle, metric=config.metric, trees=config.trees,
         max_items_per_shard=config.max_items_per_shard, seed=config.seed, rows_in=earlier[0]["rows"],
         rejected=dict(rejected), rejects=[info.path for info in storage.list_folder(job.run.file("rejects"), "*.parquet")],
-        previous=current, sequence=next_sequence(job.index), min_recall=config.min_recall, flags=job.flags,
+        previous=current, sequence=next_sequence(job.index), min_recall=config.min_recall,
+        max_index_bytes=config.max_index_bytes, flags=job.flags,
     )  # fmt: skip
     drift = drift_since(job.index, manifest)
-    told = {"items": manifest.items, "previous": current, "recall@10": manifest.recall}
-    return told | {"probes": drift.probes, "moved_neighbours": drift.moved}
+    return {
+        "items": manifest.items, "previous": current, "recall@10": manifest.recall, "annoy": _tuning(job, manifest),
+        "probes": drift.probes, "moved_neighbours": drift.moved,
+    }  # fmt: skip
+
+
+def _tuning(job: Job, manifest: Manifest) -> str:
+    why = read_json(job.run.done("build", TREES))["why"]
+    return (
+        f"{manifest.n_trees} trees ({why}), {manifest.annoy_bytes:,} bytes; search_k {manifest.search_k}, "
+        f"{manifest.measured.p50_ms:.2f} ms a query"
+    )
 
 
 def gate(job: Job) -> None:
@@ -283,7 +282,8 @@ def gate(job: Job) -> None:
     previous = job.ended("build")["previous"]
     if read_current(job.index) == job.run.id:
         return
-    reasons = judge(job.index, job.run.id, previous, Limits(job.config.min_recall, job.config.max_shrink))
+    limits = Limits(job.config.min_recall, job.config.max_shrink, job.config.max_index_bytes)
+    reasons = judge(job.index, job.run.id, previous, limits)
     if reasons:
         raise RefusedError(job.index, job.run.id, reasons)
 
@@ -296,6 +296,6 @@ def publish(job: Job) -> dict[str, Any]:
 
 def _publish(job: Job, previous: str | None) -> dict[str, Any]:
     gate(job)
-    publish_version(job.index, job.run.id, previous)
+    manifest = publish_version(job.index, job.run.id, previous)
     finish_run(job.index, job.run)
-    return {"version": job.run.id}
+    return {"version": manifest.id, "products": manifest.items}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
 
@@ -29,11 +29,19 @@ class StorageError(OSError):
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file as its folder lists it; `fingerprint` changes when the content is replaced."""
+    """A file as its folder lists it.
+
+    Attributes:
+        path: its path.
+        size: bytes.
+        fingerprint: changes when the content is replaced.
+        modified: when it was last written, in seconds since 1970.
+    """
 
     path: str
     size: int
     fingerprint: str
+    modified: float
 
 
 def local_path(path: str) -> Path | None:
@@ -49,13 +57,18 @@ def join(base: str, *parts: str) -> str:
 
 
 @contextlib.contextmanager
-def _named_errors(verb: str, path: str) -> Iterator[None]:
+def named_errors(verb: str, path: str) -> Iterator[None]:
+    """Say of what the system refuses in the block which file it was about.
+
+    Raises:
+        StorageError: "cannot VERB PATH: CAUSE".
+    """
     try:
         yield
     except StorageError:
         raise
     except (OSError, BeamIOError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if os.strerror(errno.ENOSPC) in str(error):  # Annoy's error has no number
             raise StorageError(f"cannot {verb} {path}: the disk is full; free some space and run it again") from error
         raise StorageError(f"cannot {verb} {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -69,7 +82,7 @@ def write_whole(path: str, data: bytes | memoryview | pa.Buffer) -> None:
         StorageError: naming the path and the cause.
     """
     view = memoryview(data)
-    with _named_errors("write", path):
+    with named_errors("write", path):
         local = local_path(path)
         if local is None:
             with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
@@ -80,7 +93,7 @@ def write_whole(path: str, data: bytes | memoryview | pa.Buffer) -> None:
 
 def put_file(source: Path, path: str) -> None:
     """Copy a finished local file to `path`, whole or not at all (for what is too large for one buffer)."""
-    with _named_errors("write", path):
+    with named_errors("write", path):
         local = local_path(path)
         with open(source, "rb") as reading:
             if local is None:
@@ -121,7 +134,7 @@ def read_bytes(path: str) -> bytes:
             raise
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    with _named_errors("read", path):
+    with named_errors("read", path):
         if not FileSystems.exists(path):
             raise FileNotFoundError(errno.ENOENT, "no such file", path)
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as stream:
@@ -137,7 +150,7 @@ def exists(path: str) -> bool:
 def open_input(path: str) -> pa.NativeFile:
     """Open a file for seekable reading as Arrow reads it; never mapped into memory."""
     local = local_path(path)
-    with _named_errors("read", path):
+    with named_errors("read", path):
         if local is not None:
             return pa.OSFile(os.fspath(local), "rb")
         return pa.PythonFile(FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED), mode="r")
@@ -147,23 +160,41 @@ def list_files(pattern: str) -> list[FileInfo]:
     """List the files that a glob matches, sorted by path; none is an empty list."""
     if local_path(pattern) is not None:
         return sorted(_list_local(str(local_path(pattern))), key=lambda info: info.path)
-    with _named_errors("list", pattern):
+    with named_errors("list", pattern):
         found = FileSystems.match([pattern])[0].metadata_list
-    infos = [FileInfo(m.path, m.size_in_bytes, f"{m.size_in_bytes}-{m.last_updated_in_seconds}") for m in found]
-    return sorted(infos, key=lambda info: info.path)
+    return sorted((_listed(metadata) for metadata in found), key=lambda info: info.path)
+
+
+def _listed(metadata: FileMetadata) -> FileInfo:
+    size, modified = metadata.size_in_bytes, metadata.last_updated_in_seconds
+    return FileInfo(metadata.path, size, f"{size}-{modified}", modified or 0.0)
 
 
 def _list_local(pattern: str) -> Iterator[FileInfo]:
     for path in globbing.glob(pattern, recursive=True):
         with contextlib.suppress(FileNotFoundError):
             if not os.path.basename(path).endswith(".tmp") and os.path.isfile(path):
-                stat = os.stat(path)
-                yield FileInfo(path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+                yield _look_at(path)
+
+
+def _look_at(path: str) -> FileInfo:
+    stat = os.stat(path)
+    return FileInfo(path, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_mtime)
 
 
 def list_folder(folder: str, name: str = "*") -> list[FileInfo]:
     """List the files of `folder` whose names match the glob `name`; `folder` itself is taken literally."""
     return list_files(join(globbing.escape(folder), name))
+
+
+def folder_names(folder: str) -> list[str]:
+    """Name the folders in a folder, sorted; of an object store those that hold a file."""
+    local = local_path(folder)
+    if local is not None:
+        with named_errors("list", folder):
+            return sorted(path.name for path in local.iterdir() if path.is_dir()) if local.is_dir() else []
+    below = [info.path.removeprefix(f"{folder.rstrip('/')}/") for info in list_folder(folder, "**")]
+    return sorted({name.partition("/")[0] for name in below if "/" in name})
 
 
 def fingerprint(path: str) -> str:
@@ -172,24 +203,24 @@ def fingerprint(path: str) -> str:
     Raises:
         StorageError: there is no such file.
     """
-    with _named_errors("read", path):
+    with named_errors("read", path):
         local = local_path(path)
         if local is not None:
-            stat = os.stat(local)
-            return f"{stat.st_size}-{stat.st_mtime_ns}"
+            return _look_at(os.fspath(local)).fingerprint
         found = FileSystems.match([path])[0].metadata_list
         if not found:
             raise FileNotFoundError(errno.ENOENT, "No such file", path)
-        return f"{found[0].size_in_bytes}-{found[0].last_updated_in_seconds}"
+        return _listed(found[0]).fingerprint
 
 
 def remove(paths: Iterable[str]) -> None:
     """Delete files and folders; what is gone already is no error."""
     for path in paths:
         local = local_path(path)
-        with _named_errors("delete", path):
+        with named_errors("delete", path):
             if local is not None:
                 if local.is_dir():
+                    # What stays is only found by name, such as the files that NFS keeps for who has them open.
                     shutil.rmtree(local, ignore_errors=True)
                 else:
                     local.unlink(missing_ok=True)
@@ -205,6 +236,25 @@ def remove_folder(folder: str) -> None:
         remove(info.path for info in list_folder(folder, "**"))
 
 
+def remove_leftovers(folder: str, but: str) -> int:
+    """Delete what killed writers left half-written below a folder of local disk; returns how many files.
+
+    Who calls it has to be the only writer there: a file in the making has such a name, too.
+
+    Args:
+        folder: on an object store nothing is ever half-written.
+        but: name of a file that others may be writing.
+    """
+    local, removed = local_path(folder), 0
+    for parent, _, names in os.walk(local) if local is not None else ():
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp") and not name.startswith(f".{but}."):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(parent, name))
+                    removed += 1
+    return removed
+
+
 def compare_and_swap(path: str, expected: bytes | None, new: bytes) -> bool:
     """Replace the file's content by `new` if it still is `expected` (None: not there); tell whether it was.
 
@@ -213,9 +263,11 @@ def compare_and_swap(path: str, expected: bytes | None, new: bytes) -> bool:
     local = local_path(path)
     with contextlib.ExitStack() as stack:
         if local is not None:
-            local.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(local.with_name(f".{local.name}.lock"), "ab"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with named_errors("write", path):
+                local.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(local.with_name(f".{local.name}.lock"), "ab"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            remove([str(left) for left in local.parent.glob(f".{globbing.escape(local.name)}.*.tmp")])
         try:
             current: bytes | None = read_bytes(path)
         except FileNotFoundError:

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import logging
-import os
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@10")
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@10", "rows", "seconds", "rows/s")
 
 
 def prepare_process() -> None:
-    """Quieten TensorFlow, turn on its fast CPU kernels, and show the log."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    """Prepare TensorFlow, and show the log: short lines on a terminal, else whole ones with date (UTC) and level."""
     from rich.console import Console
-    from rich.logging import RichHandler
 
+    from encoders.towers import prepare_tensorflow
+
+    prepare_tensorflow()
     console = Console(stderr=True)
-    handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", handlers=[handler], force=True)
+    handler = _on_terminal(console) if console.is_terminal else _in_file()
+    logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
     # What fails in a worker is raised here too: Beam's own log of it would only hide the sentence.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     for name in ("pipelines", "encoders", "transforms"):
         logging.getLogger(name).setLevel(logging.INFO)
 
 
+def _on_terminal(console: Console) -> logging.Handler:
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    return handler
+
+
+def _in_file() -> logging.Handler:
+    handler = logging.StreamHandler()
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    return handler
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows under their columns; what a row does not have stays empty."""
+    """Print rows under their columns, without lines where it is no terminal; what a row does not have stays empty."""
+    from rich.box import HEAVY_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_edge=False)
+    console = Console()
+    lines = HEAVY_HEAD if console.is_terminal else None
+    table = Table(title=title or None, title_justify="left", show_edge=False, box=lines)
     for name in columns:
         # An id that is to be copied is not broken, nor is a mark within its words.
         whole, least = name == "version", None if name else len("current,")
@@ -40,7 +62,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any
         )
     for row in rows:
         table.add_row(*("" if row.get(name) is None else _shown(row[name]) for name in columns))
-    Console().print(table)
+    console.print(table)
 
 
 def _shown(value: Any) -> str:

@@ -21,16 +21,16 @@ from encoders.fusion import Fusion
 from encoders.heads import Head
 from encoders.presets import build_tower
 from encoders.selection import ChosenFusion, choose_weights
-from encoders.towers import Modality, TowerSpec
+from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainedHeads, TrainingSettings, remove_gaps, train_heads
 from encoders.training_data import TrainingData
 from pipelines import stages, storage
-from pipelines.bundles import adopt, fusion_for, localise, open_at
+from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
 from pipelines.job import finish_run, open_job
 from pipelines.layout import Index
 from pipelines.statistics import find_settings, fit_statistics
-from pipelines.training_features import group_column, read_products, training_data
+from pipelines.training_features import group_column, read_products, shop_words, training_data
 from pipelines.training_watch import watch_training
 from pipelines.views import index_views, training_views
 
@@ -45,10 +45,10 @@ def ensure_towers(config: Config) -> dict[str, tuple[str, TowerSpec]]:
         if spec:
             name = f"{modality}-{hashlib.blake2b(spec.encode(), digest_size=8).hexdigest()}"
             folder = storage.join(Index(config.index).towers, name)
-            if not storage.exists(storage.join(folder, "tower.json")):
+            if not storage.exists(storage.join(folder, SPEC_FILE)):
                 _log.info("building the %s tower %s", modality, spec)
                 _build(spec, modality, folder)
-            text = storage.read_bytes(storage.join(folder, "tower.json")).decode()
+            text = storage.read_bytes(storage.join(folder, SPEC_FILE)).decode()
             towers[modality] = (folder, TowerSpec.from_json(text))
     return towers
 
@@ -57,9 +57,7 @@ def _build(spec: str, modality: Modality, folder: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         built = Path(temporary) / "tower"
         build_tower(spec, modality, built)
-        files = [path for path in built.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda path: path.name == "tower.json"):
-            storage.put_file(path, storage.join(folder, path.relative_to(built).as_posix()))
+        upload(built, folder, SPEC_FILE)
 
 
 def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
@@ -68,6 +66,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     Returns:
         The bundle, at `config.bundle` where that is given, else in the index.
     """
+    shop_words(config)  # as everything that is refused: before anything is built or encoded
     views, towers = index_views(config), ensure_towers(config)
     job = open_job(config, "train", towers, training_views(config), None, None, flags)
     group_column(job.schema.kept.names, config)

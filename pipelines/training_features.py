@@ -17,7 +17,7 @@ import pyarrow as pa
 from encoders.pooling import Views
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, storage
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config, ConfigError, phrase_languages
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.features import FeatureReader, Space, stored
 from pipelines.ingest import COLUMNS
@@ -26,11 +26,11 @@ from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, order_of, write_
 from pipelines.plan import unit_id
 from pipelines.runner import run_pipeline
 from pipelines.views import index_views, text_maker
-from transforms.phrases import ShopWords, find_roles, phrases_of, pool_phrases, product_attributes
+from transforms.phrases import find_roles, phrases_of, pool_phrases, product_attributes
+from transforms.shop_words import ShopWords
 from transforms.text import clean_text
 
 PHRASES_PER_PRODUCT = 8
-CHINESE_SHARE = 0.35
 VALIDATION_SHARE = 0.05
 GROUP_COLUMNS = ("item_group_id", "parent")
 
@@ -56,9 +56,21 @@ class Products:
     groups: list[str | None]
 
 
+def shop_words(config: Config) -> ShopWords:
+    """Return the words that phrases are made with: our table and the user's.
+
+    Raises:
+        ConfigError: a table cannot be read, or a line of it is no row.
+    """
+    try:
+        return ShopWords.load(config.words)
+    except ValueError as error:
+        raise ConfigError(f"--words: {error}") from error
+
+
 def read_products(job: Job) -> Products:
     """Read the products to train on, with the phrases made from their columns."""
-    config, words = job.config, ShopWords.load()
+    config, words, languages = job.config, shop_words(job.config), phrase_languages(job.config)
     products = Products([], [], [], [], [])
     for table in _tables(job, config.max_training_products):
         columns = table[COLUMNS].combine_chunks()
@@ -76,7 +88,7 @@ def read_products(job: Job) -> Products:
             products.titles.append(row.get("title") or (text if "title" not in names else None))
             attributes = product_attributes(row, roles, words)
             products.groups.append(str(row[group]) if group and row[group] not in (None, "") else None)
-            products.phrases.append(phrases_of(attributes, PHRASES_PER_PRODUCT, config.seed, words, CHINESE_SHARE))
+            products.phrases.append(phrases_of(attributes, PHRASES_PER_PRODUCT, config.seed, words, languages))
     return products
 
 
@@ -166,7 +178,7 @@ def encode_queries(job: Job, texts: Sequence[str]) -> dict[str, int] | None:
         ranges.write_table(storage.join(job.run.work("text"), f"{names[-1]}.parquet"), unit)
     write_json(job.run.done("queries", "texts"), {"units": {"text": names}})
     settings = EncodeSettings(
-        job.run, "queries", job.run.file("queries"), space, job.towers["text"], (), None, job.config.max_pixels
+        job.run, "queries", job.run.file("queries"), space, job.towers["text"], (), None, job.config.max_pixels, len(names)
     )  # fmt: skip
     _log.info("encode: %d titles and phrases to train with", len(texts))
     return run_pipeline(lambda p: p | "Queries" >> beam.Create(["texts"]) | Encode(settings), job.flags)

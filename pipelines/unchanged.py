@@ -11,6 +11,7 @@ from pipelines import storage
 from pipelines.job import Job
 from pipelines.layout import Run, read_json
 from pipelines.publish import read_current
+from pipelines.rewrite import is_rewritten
 
 
 def current_of_same_plan(job: Job) -> Job | None:
@@ -43,12 +44,14 @@ def current_of_same_products(job: Job) -> Job | None:
 
 
 def _current_run(job: Job) -> Run | None:
-    """Return the run of the current version, None where it is not whole, or is the job's own."""
+    """Return the run of the current version, None where it is the job's own, or the version is not what the run made."""
     current = read_current(job.index)
     if current is None or current == job.run.id:
         return None
     run = job.index.run(current)
     needed = (run.plan, run.ended("ingest"), run.ended("plan"), storage.join(job.index.version(current), MANIFEST_FILE))
+    if is_rewritten(job.index, current):
+        return None
     return run if all(storage.exists(path) for path in needed) else None
 
 
@@ -65,7 +68,8 @@ def _comparable_plan(run: Run) -> Mapping[str, Any]:
 
 def _counts(run: Run, stage: str) -> Mapping[str, Any]:
     counts = read_json(run.file("ended", f"{stage}.json"))
-    return {name: value for name, value in counts.items() if name not in ("seconds", "missing", "known")}
+    tonight = ("seconds", "since", "changes", "missing", "known", "items", "units")
+    return {name: value for name, value in counts.items() if name not in tonight}
 
 
 def _same_products(one: Run, other: Run, partition: str) -> bool:

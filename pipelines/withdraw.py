@@ -5,7 +5,8 @@
     catalogue-index withdraw --list --index DIR [--json]
 
 `WITHDRAWN` lies beside `CURRENT` and holds for every version, those to come too. Readers obey it when they open the
-index, and where they follow it at their next poll. It is replaced only if nobody else changed it meanwhile.
+index, and where they follow it at their next poll. It is replaced only if nobody else changed it meanwhile. Runs leave
+its products out, and `prune` takes them out of what is there.
 """
 
 from __future__ import annotations
@@ -36,6 +37,15 @@ def list_withdrawn(index: str) -> list[Withdrawal]:
     """
     withdrawn = _read(_found(index))[1]
     return [withdrawn[product_id] for product_id in sorted(withdrawn)]
+
+
+def withdrawn_ids(index: Index) -> frozenset[str]:
+    """Return the ids of the withdrawn products.
+
+    Raises:
+        IntegrityError: the list cannot be read.
+    """
+    return frozenset(_read(index)[1])
 
 
 def withdraw(index: str, product_ids: Sequence[str], reason: str | None = None) -> int:
@@ -94,6 +104,23 @@ def not_in_index(index: str, product_ids: Sequence[str]) -> list[str]:
             return [product_id for product_id in product_ids if product_id not in opened]
     except (ValueError, OSError):
         return []
+
+
+def count_withdrawn(index: Index, version: str) -> int:
+    """Count the products of a version that are withdrawn; 0 where it cannot be opened.
+
+    Raises:
+        IntegrityError: the list cannot be read.
+    """
+    withdrawn = withdrawn_ids(index)
+    if not withdrawn:
+        return 0
+    try:
+        # Ids alone: no Annoy file is opened.
+        with open_index(index.root, version=version, shards=()) as opened:
+            return sum(product_id in opened for product_id in withdrawn)
+    except (ValueError, OSError):
+        return 0
 
 
 def _found(root: str) -> Index:

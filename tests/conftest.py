@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,22 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+if TYPE_CHECKING:
+    from pipelines.config import Config
+
+MakeConfig = Callable[..., "Config"]
 SIDE, DIMENSION, SHARED = 16, 24, 8
+
+
+def least_cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Give the least cosine between rows."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+
+def cosine_distance(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Give the largest cosine distance between rows."""
+    return 1 - least_cosine(a, b)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +50,7 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
-    loggers[0].handlers[:] = [one for one in loggers[0].handlers if not type(one).__module__.startswith("rich.")]
+    loggers[0].handlers[:] = [one for one in loggers[0].handlers if type(one).__module__.startswith("_pytest.")]
 
 
 def jpeg(colour: tuple[int, int, int], seed: int, side: int = 32) -> bytes:
@@ -128,6 +144,35 @@ def tiny_bundle(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     fusion = Fusion("concatenation", {"picture": 0.5, "text": 0.5})
     return write_bundle(folder, tiny_towers, heads, fusion, {}, {}).folder
+
+
+@pytest.fixture(scope="session")
+def unpublished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an index of two versions without encoding anything, none of them current."""
+    from version_maker import draw_products, make_version
+
+    root = tmp_path_factory.mktemp("unpublished")
+    make_version(root, "v1", draw_products(30))
+    make_version(root, "v2", draw_products(40), sequence=2, previous="v1")
+    return root
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_bundle: Path) -> MakeConfig:
+    """Return a function that makes the configuration of a run below the test's own folder."""
+    from pipelines.config import read_config
+
+    def make(rows: list[dict[str, Any]] | None = None, index: str = "index", per_shard: int = 40, **changes: Any) -> Config:
+        folder = tmp_path / "catalogue"
+        if rows is not None:
+            for old in folder.glob("*.parquet"):
+                old.unlink()
+            write_shards(folder, rows, per_shard)
+        flags = {"index": str(tmp_path / index), "catalogue": [f"{folder}/*.parquet"], "bundle": str(tiny_bundle)}
+        given = flags | {"trees": 10} | changes
+        return read_config(None, {name: value for name, value in given.items() if value is not None})
+
+    return make
 
 
 @pytest.fixture(scope="session")

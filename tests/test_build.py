@@ -21,9 +21,9 @@ from catalogue_lookup import open_index
 from catalogue_lookup.items import Items
 from catalogue_lookup.manifest import Manifest, Metric
 from pipelines import storage
-from pipelines.build import Part, cut_parts
 from pipelines.items import BuildError, write_items
 from pipelines.layout import Index
+from pipelines.parts import Part, cut_parts
 from pipelines.publish import list_versions
 from pipelines.recall import VectorsFile, exact_neighbours, make_queries, vector_blocks
 

@@ -53,13 +53,19 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_an_opened_bundle_is_what_was_written(write: MakeBundle, towers: dict[str, Path]) -> None:
     bundle = open_bundle(write().folder)
     assert list(bundle.towers) == ["picture", "text"]
-    assert bundle.towers["text"].tokenizer == "wordpiece"
+    assert bundle.towers["text"].tokenizer == "tokenizers"
     assert (bundle.fusion, bundle.views, bundle.training) == (FUSION, VIEWS, {"recall": 0.9})
     assert bundle.dimension == 2 * SHARED
     for modality, head in write_heads().items():
         assert np.array_equal(bundle.heads[modality].linear, head.linear)
     copied = bundle.folder / "towers" / "text" / "model.tflite"
     assert copied.read_bytes() == (towers["text"] / "model.tflite").read_bytes()
+
+
+def test_a_bundle_whose_crossed_languages_have_no_names_is_opened(write: MakeBundle) -> None:
+    folder = write(views=VIEWS | {"text": Views(2, cross_language=("en", "zh"))}).folder
+    assert json.loads((folder / "bundle.json").read_text("utf-8"))["views"]["text"]["cross_language"] is True
+    assert open_bundle(folder).views["text"].cross_language == ("en", "zh")
 
 
 def test_the_same_parts_give_the_same_bytes_wherever_they_are_written(write: MakeBundle) -> None:
@@ -218,7 +224,7 @@ def test_a_file_of_another_bundle_is_refused_by_name(write: MakeBundle) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "bundle.json has format 2; this version reads format 1: install a newer one"),
+        ({"format": 2}, "bundle.json has format 2, but this catalogue-index reads 1: install a newer one"),
         ({"dimension": 5}, "bundle.json is altered: its content has another hash than it says"),
         ({"fusion": {"kind": "mean", "weights": {"text": 1.0}}}, "bundle.json is altered"),
     ],
@@ -235,7 +241,7 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path: Path, write: MakeBundle)
         open_bundle(tmp_path)
     path = write().folder / "bundle.json"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(BundleError, match=r"bundle\.json is not JSON"):
+    with pytest.raises(BundleError, match=r"bundle\.json is not whole JSON"):
         open_bundle(path.parent)
 
 
@@ -243,13 +249,13 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path: Path, write: MakeBundle)
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that names each file as it is hashed."""
     names: list[str] = []
-    really = integrity._sha256
+    really = integrity.hash_file
 
     def noting(path: Path) -> str:
         names.append(path.name)
         return really(path)
 
-    monkeypatch.setattr(integrity, "_sha256", noting)
+    monkeypatch.setattr(integrity, "hash_file", noting)
     return names
 
 

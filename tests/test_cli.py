@@ -13,10 +13,11 @@ from conftest import product, write_shards
 from version_maker import draw_products, make_version
 
 from pipelines.cli import main, parser
-from pipelines.config import ConfigError, read_config
+from pipelines.config import ConfigError, phrase_languages, read_config
+from pipelines.training_features import shop_words
 
 COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "rollback",
-            "verify", "preview-views", "withdraw")  # fmt: skip
+            "verify", "preview-views", "withdraw", "explain", "prune")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -90,6 +91,12 @@ def test_flags_win_over_the_configuration_file(tmp_path: Path) -> None:
         ("[weight]\nstructured = 1", "--weight structured=1 must be below 1: it is a share of the fused vector"),
         ("[weight]\npicture = 0\ntext = 0\nstructured = 0.5", "--weight leaves no modality with a weight above 0"),
         ("fusion = 'sum'", "--fusion is 'sum'; it may be concatenation, weighted_sum, mean, max"),
+        ("phrase-languages = 'en,it'", "--phrase-languages names 'it'; it may be en, zh, de, es, fr, ja"),
+        ("phrase-languages = ['en', 'en=2']", "--phrase-languages names 'en' twice"),
+        ("phrase-languages = 'en=half'", "--phrase-languages en=half is not a number"),
+        ("phrase-languages = 'de=0'", "--phrase-languages de=0 must be finite and above 0"),
+        ("cross-language = 'en,it'", "--cross-language names 'it'; it may be en, zh, de, es, fr, ja"),
+        ("cross-language = true", "cross-language takes names, not True"),
         ("= 3", "is not TOML"),
     ],
 )
@@ -108,6 +115,21 @@ def test_a_fusion_is_asked_for_or_left_to_the_bundle() -> None:
     assert (config.fusion, config.weight, config.refit_statistics) == ("mean", {"structured": "0.2"}, True)
     with pytest.raises(SystemExit):
         parser().parse_args(["run", "--fusion", "sum"])
+
+
+def test_phrases_are_english_and_chinese_unless_languages_are_given() -> None:
+    assert phrase_languages(read_config(None, {})) == {"en": 0.65, "zh": 0.35}
+    given = parser().parse_args(["train", "--phrase-languages", "ja=0.5,de", "--phrase-languages", "en=2", "--words", "own.tsv"])
+    config = read_config(None, {"phrase_languages": given.phrase_languages, "words": given.words})
+    assert list(phrase_languages(config).items()) == [("en", 2.0), ("de", 1.0), ("ja", 0.5)]
+    with pytest.raises(ConfigError, match=r"^--words: word table 'own\.tsv' cannot be read: No such file or directory$"):
+        shop_words(config)
+
+
+def test_no_languages_are_crossed_where_the_flag_is_empty() -> None:
+    assert read_config(None, {}).cross_language is None
+    assert read_config(None, {"cross_language": [""]}).cross_language == ()
+    assert read_config(None, {"cross_language": ["en,de"]}).cross_language == ("en", "de")
 
 
 def test_a_mapping_without_an_equals_sign_is_named() -> None:
@@ -195,20 +217,22 @@ def test_verify_names_each_wrong_file_and_exits_with_6(tmp_path: Path, capsys: p
     where, files = ["--index", str(tmp_path)], tmp_path / "versions" / "v1"
     capsys.readouterr()
     assert refused(["verify", *where], capsys) == (
-        2, f"catalogue-index: no version of {tmp_path} is published: say which one to verify by --version"
+        2, f"catalogue-index: no version of {tmp_path} is published: say which one by --version"
     )  # fmt: skip
     assert main(["publish", "v1", *where, "--min-recall", "0.5"]) == 0
     capsys.readouterr()
     assert main(["verify", *where]) == 0
     total = sum(entry.size for entry in manifest.files.values())
-    assert capsys.readouterr().out == f"version v1 is whole: 5 files, {total:,} bytes\n"
+    assert capsys.readouterr().out == (
+        f"version v1 is whole: 5 files, {total:,} bytes; so is its bundle {manifest.bundle[:12]}\n"
+    )
     damaged = [files / manifest.annoy[0].file, files / manifest.vectors[0]]
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-1] + b"!")
     assert main(["verify", *where, "--version", "v1"]) == 6
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" its sha256")[0] for line in lines[:-1]] == [f"{path} is altered:" for path in damaged]
-    assert lines[-1] == "version v1 is damaged: 2 of 5 files are wrong"
+    assert lines[-1] == "version v1 is damaged: 2 of its files or its bundle's are wrong"
     (files / "manifest.json").write_text("{")
     assert refused(["verify", *where], capsys)[0] == 6
 

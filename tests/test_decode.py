@@ -10,7 +10,7 @@ import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -231,6 +231,14 @@ def test_cmyk_is_read_with_the_inversion_that_each_format_has() -> None:
         assert distance(decode_picture(data, 16), (255, 0, 0)) <= 4
 
 
+def test_cmyk_without_the_mark_of_adobe_is_not_inverted() -> None:
+    jpeg = encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 255)), "JPEG", quality=95)  # stored inverted: red
+    at = jpeg.index(b"\xff\xee")
+    plain = jpeg[:at] + jpeg[at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big") :]
+    assert b"Adobe" not in plain
+    assert distance(decode_picture(plain, 16), (255, 0, 0)) <= 4
+
+
 def test_the_first_frame_of_an_animation_counts() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
     for form, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("AVIF", {}), ("TIFF", {})):
@@ -382,3 +390,27 @@ def test_without_pillow_the_module_imports_and_says_what_to_install() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.strip().endswith("which is not installed: pip install 'catalogue-index[query]'")
+
+
+@pytest.mark.parametrize(("size", "ratio"), [((120, 80), 1.0), ((80, 121), 1.0), ((300, 200), 0.875), ((64, 64), 0.95)])
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_a_crop_is_the_middle_of_the_picture_scaled_by_its_shorter_side(
+    size: tuple[int, int], ratio: float, resample: Literal["bicubic", "bilinear"]
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture, stream = Image.fromarray(pixels), io.BytesIO()
+    picture.save(stream, "PNG")
+    found = decode_picture(stream.getvalue(), 64, fit="crop", resample=resample, crop_ratio=ratio)
+    least = round(64 / ratio)
+    shorter = min(size)
+    scaled = tuple(least if length == shorter else int(least * length / shorter) for length in size)
+    left, top = (scaled[0] - 64) // 2, (scaled[1] - 64) // 2
+    whole = picture.resize(scaled, Image.Resampling[resample.upper()])  # type: ignore[arg-type]
+    expected = np.asarray(whole.crop((left, top, left + 64, top + 64)))
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_a_crop_of_a_long_strip_costs_no_more_than_the_square() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (50_000, 20), (10, 200, 30)).save(stream, "PNG")
+    assert (decode_picture(stream.getvalue(), 64, fit="crop") == (10, 200, 30)).all()

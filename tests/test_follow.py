@@ -22,6 +22,7 @@ from conftest import jpeg
 from version_maker import Products, bundle_in, draw_products, make_version
 
 from catalogue_lookup import Hit, Index, QueryError, open_index
+from catalogue_lookup.composition import Inputs, Query
 from catalogue_lookup.place import Place
 from encoders.bundle import BundleError, open_bundle
 from pipelines import layout
@@ -158,7 +159,7 @@ def test_a_query_in_flight_ends_on_the_version_it_began_with(root: Path) -> None
             wait_for(lambda: index.version == "v2")
             shutil.rmtree(root / "versions" / "v1")
             assert maps_of(root) == {"v1", "v2"}
-            assert begun.search(None, None, None, QUERY, 3, None, None)[0].columns["title"].startswith("v1 ")
+            assert begun.search(Query.of(Inputs(), QUERY, None, None), 3, None, None)[0].columns["title"].startswith("v1 ")
             assert index.search(vector=QUERY)[0].columns["title"].startswith("v2 ")
         assert maps_of(root) == {"v2"}
     assert maps_of(root) == set()
@@ -170,7 +171,7 @@ def test_a_query_in_flight_ends_though_the_index_is_closed_meanwhile(root: Path)
         index.close()
         with pytest.raises(QueryError, match="the index is closed: open it again"):
             index.search(vector=QUERY)
-        assert len(begun.search(None, None, None, QUERY, 3, None, None)) == 3
+        assert len(begun.search(Query.of(Inputs(), QUERY, None, None), 3, None, None)) == 3
     assert maps_of(root) == set()
 
 
@@ -225,8 +226,8 @@ def test_after_a_damaged_version_the_next_whole_one_is_served(root: Path) -> Non
     [
         (None, "version v1 is served on: {root} holds neither CURRENT nor manifest.json: give the folder of an index"),
         (b"v9\n", "version v1 is served on: {root}/versions/v9/manifest.json is missing: there is no version v9; see "),
-        (b"\xff", "version v1 is served on: {root}/CURRENT is altered ("),
-        (b"", "version v1 is served on: '' is no version of {root}"),
+        (b"\xff", "version v1 is served on: {root}/CURRENT is altered: it names no version; delete it and publish one by its id"),
+        (b"", "version v1 is served on: {root}/CURRENT is altered: it names no version; delete it and publish one by its id"),
     ],
 )
 def test_a_current_that_names_nothing_is_told(root: Path, content: bytes | None, message: str) -> None:

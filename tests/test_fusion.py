@@ -274,7 +274,7 @@ def test_attention_without_a_gate_and_gates_that_do_not_fit_are_refused(
     vectors: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     with pytest.raises(FusionError, match="fusion by attention needs a gate, which is trained: train --fusion attention"):
-        Fusion("attention", WEIGHTS_OF_GATE)
+        Fusion("attention", WEIGHTS_OF_GATE).fuse(vectors, {})
     with pytest.raises(FusionError, match=r"gate arrays of shapes .* do not fit 2 modalities: train it again"):
         gate(bias=np.zeros(3))
     with pytest.raises(FusionError, match="gate array 'bias' has values that are not finite: train it again"):
@@ -290,3 +290,45 @@ def test_attention_without_a_gate_and_gates_that_do_not_fit_are_refused(
         Gate.from_npz(tmp_path / "fusion.npz")
 
 
+def test_a_concatenation_is_taken_apart_into_what_it_was_made_of(
+    vectors: dict[str, np.ndarray], present: dict[str, np.ndarray]
+) -> None:
+    structured = unit(np.random.default_rng(3).standard_normal((ROWS, 4)))
+    fusion = Fusion("concatenation", WEIGHTS | {"structured": 0.2}, 4)
+    assert fusion.keeps(("text", "picture"))
+    assert not fusion.keeps(("text", "smell"))
+    assert not Fusion("mean", WEIGHTS).keeps(("text", "picture"))
+    assert not Fusion("concatenation", {"picture": 1, "text": 0}).keeps(("text", "picture"))
+    apart, there, kept = fusion.split(fusion.fuse(vectors, present, structured))
+    some = present["picture"] | present["text"]
+    assert np.allclose(kept[some], structured[some], atol=1e-6)
+    for name, array in vectors.items():
+        assert np.array_equal(there[name], present[name])
+        assert np.allclose(apart[name], array * present[name][:, None], atol=1e-6)
+
+
+def test_a_query_of_other_weights_is_carried_to_a_concatenation(vectors: dict[str, np.ndarray]) -> None:
+    """Products that have all modalities are ranked as the other concatenation ranks them."""
+    structured = unit(np.random.default_rng(3).standard_normal((ROWS, 4)))
+    fusion = Fusion("concatenation", WEIGHTS | {"structured": 0.2}, 4)
+    for weights in ({"text": 0.1, "picture": 0.9}, {"text": 2.0}, {"picture": 3, "text": 1, "structured": 0.6}):
+        other = Fusion("concatenation", weights, 4)
+        queries = other.fuse({name: array[:5] for name, array in vectors.items()}, {}, structured[:5])
+        expected = queries @ other.fuse(vectors, {}, structured).T
+        found = fusion.carry(queries, other) @ fusion.fuse(vectors, {}, structured).T
+        factor = (found * expected).sum(axis=1, keepdims=True) / (expected * expected).sum(axis=1, keepdims=True)
+        assert np.allclose(found, factor * expected, atol=1e-5)
+
+
+def test_a_query_by_what_a_concatenation_does_not_hold_is_compared_with_all_it_holds(vectors: dict[str, np.ndarray]) -> None:
+    other = Fusion("concatenation", {"text": 1})
+    query = other.query({"text": vectors["text"]}, {})
+    assert np.allclose(Fusion("concatenation", {"picture": 1}).carry(query, other), vectors["text"], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["weighted_sum", "mean", "max"])
+def test_a_query_of_other_weights_is_carried_to_a_sum(kind: FusionKind, vectors: dict[str, np.ndarray]) -> None:
+    other = Fusion("concatenation", {"text": 0.2, "picture": 0.8})
+    query = other.fuse(vectors, {})
+    expected = unit(0.2 * vectors["text"] + 0.8 * vectors["picture"])
+    assert np.allclose(Fusion(kind, WEIGHTS).carry(query, other), expected, atol=1e-6)

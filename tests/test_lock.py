@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from conftest import product, write_shards
 
-from pipelines.cli import DONE, LOCKED, main
+from pipelines.cli import main
 from pipelines.config import ConfigError
+from pipelines.exit_codes import DONE, LOCKED
 from pipelines.lock import LockedError, hold
-from pipelines.storage import StorageError
+from pipelines.storage import StorageError, compare_and_swap
 
 HOLDER = """
 import sys
@@ -103,6 +104,24 @@ def test_the_kernel_frees_the_lock_of_a_killed_owner_and_its_name_is_not_told_ag
     assert said(later) == "held"
     with pytest.raises(LockedError, match=f"process {later.pid}, since"), hold(str(tmp_path), "run"):
         pass
+
+
+def test_what_killed_owners_left_half_written_is_deleted_and_what_others_write_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pipelines")
+    names = ("runs/r/.plan.json.ab12.tmp", "features/s/units/r/.u.parquet.x_y.tmp", ".index.json.1.tmp")
+    left = [tmp_path / name for name in names]
+    stays = [tmp_path / name for name in (".WITHDRAWN.ab12.tmp", "runs/r/plan.json", "runs/r/a.tmp", ".CURRENT.lock")]
+    for path in (*left, *stays):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with hold(str(tmp_path), "run"):
+        assert [path for path in left if path.exists()] == []
+        assert all(path.exists() for path in stays)
+    assert caplog.messages == ["deleted 3 half-written files that killed jobs left"]
+    assert compare_and_swap(str(tmp_path / "WITHDRAWN"), None, b"{}")  # who writes the list holds its lock
+    assert not stays[0].exists()
 
 
 def test_of_many_at_once_one_gets_in(tmp_path: Path, start: Start) -> None:

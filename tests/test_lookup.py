@@ -1,12 +1,7 @@
-"""Searching an index: answers compared with exact search, and what is refused when it is opened."""
+"""Searching an index: answers compared with exact search, filters, and queries that are refused."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,21 +9,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pyarrow.fs
 import pytest
-from conftest import jpeg
-from version_maker import DIMENSION, FUSION, Products, bundle_in, draw_products, exact_order, make_version, near
+from version_maker import DIMENSION, FUSION, Products, draw_products, exact_order, make_version, near
 
 from catalogue_lookup import Index, QueryError, UnknownProductError, open_index
 from catalogue_lookup.items import order_of
-from catalogue_lookup.manifest import Metric, read_manifest
-from catalogue_lookup.place import Place
-from encoders.bundle import BundleError, open_bundle
-from encoders.integrity import CLOCK_TICK_NS, IntegrityError
+from catalogue_lookup.manifest import Metric
 from pipelines import layout
 from pipelines.publish import publish_version
 
-ROOT = Path(__file__).parent.parent
 COUNT = 3000
 
 
@@ -240,9 +229,20 @@ def test_some_shards_are_searched_alone(root: Path, products: Products) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ({}, "nothing to look for: give a text, a picture or both"),
-        ({"text": "shoe", "product_id": "P1"}, "text or image and product_id are given: give one of them"),
-        ({"product_id": "P1", "vector": [1.0]}, "product_id and vector are given: give one of them"),
+        ({}, "nothing to look for: give a text, a picture, both, a product or a vector"),
+        ({"text": [], "image": ()}, "nothing to look for: give a text"),
+        ({"minus": {"text": "red"}}, "nothing to look for: minus says only what not: give a text"),
+        ({"minus": {"colour": "red", "text": "x"}}, "minus holds 'colour'; it may hold text, image, product_id"),
+        ({"product_id": "P1", "vector": [1.0]}, "product_id and vector are given: a vector is looked for as it is, alone"),
+        ({"vector": [1.0], "minus": {"text": "red"}}, "minus and vector are given: a vector is looked for as it is, alone"),
+        ({"vector": [1.0], "weights": {"text": 1}}, "weights and vector are given: a vector is looked for as it is, alone"),
+        ({"text": ["red", 7]}, "text and product_id are texts, not 7"),
+        ({"image": 7}, "image is of type int: give the bytes or the path of a file, or a PIL picture"),
+        ({"product_id": "P00001", "weights": {"smell": 1}}, "weights name 'smell'; version v1 has picture, text"),
+        ({"product_id": "P00001", "weights": {"structured": 1}}, "weights name 'structured'; version v1 has picture, text"),
+        ({"product_id": "P00001", "weights": {"text": -1}}, "weights: fusion weight -1.0 of 'text' is not a finite number of 0"),
+        ({"product_id": "P00001", "weights": {"text": 0}}, "weights: no modality has a fusion weight above 0"),
+        ({"product_id": "P00001", "weights": {}}, "weights: no modality has a fusion weight above 0"),
         ({"vector": [1.0, 2.0]}, r"the vector has shape \(2,\); the index takes \(32,\)"),
         ({"vector": np.zeros(DIMENSION)}, "the vector is zero or has values that are not finite"),
         ({"vector": np.full(DIMENSION, np.nan)}, "the vector is zero or has values that are not finite"),
@@ -264,242 +264,6 @@ def test_a_closed_index_says_so(root: Path) -> None:
         index.search(vector=np.ones(DIMENSION))
 
 
-# What is refused when an index is opened.
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a small index of two Annoy files."""
-    root = tmp_path_factory.mktemp("small")
-    make_version(root, "v1", draw_products(60), max_items_per_shard=40)
-    publish_version(layout.Index(str(root)), "v1", None)
-    return root
-
-
-@pytest.fixture
-def fresh(small: Path, tmp_path: Path) -> Path:
-    """Return a copy of the small index that a test may damage."""
-    return Path(shutil.copytree(small, tmp_path / "index"))
-
-
-FILES = {
-    "annoy": "annoy/00001-*.ann", "items": "items-*.arrow", "vectors": "vectors/00000-*.parquet", "manifest": "manifest.json",
-}  # fmt: skip
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("kind", ["truncated", "altered", "missing"])
-def test_a_damaged_file_is_refused_by_name(fresh: Path, file: str, kind: str) -> None:
-    (path,) = (fresh / "versions" / "v1").glob(FILES[file])
-    open_index(fresh).close()
-    if kind == "truncated":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif kind == "altered":
-        flip(path)
-    else:
-        path.unlink()
-    with pytest.raises(IntegrityError) as caught:
-        open_index(fresh)
-    assert str(path) in str(caught.value)
-    assert kind in str(caught.value)
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_a_file_of_another_version_is_refused_by_name(fresh: Path, file: str) -> None:
-    make_version(fresh, "v2", draw_products(60, seed=9), max_items_per_shard=40, sequence=2)
-    (own,) = (fresh / "versions" / "v1").glob(FILES[file])
-    (other,) = (fresh / "versions" / "v2").glob(FILES[file])
-    own.write_bytes(other.read_bytes())
-    with pytest.raises(IntegrityError) as caught:
-        open_index(fresh)
-    assert str(own) in str(caught.value)
-
-
-def test_two_annoy_files_of_a_version_that_changed_places_are_refused(tmp_path: Path) -> None:
-    make_version(tmp_path, "v1", draw_products(80), max_items_per_shard=40)
-    first, second = sorted((tmp_path / "versions" / "v1" / "annoy").iterdir())
-    assert first.stat().st_size == second.stat().st_size
-    content = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(content)
-    with pytest.raises(IntegrityError, match=f"{first} is altered"):
-        open_index(tmp_path, version="v1")
-
-
-def test_a_newer_manifest_is_refused_by_name(fresh: Path) -> None:
-    path = fresh / "versions" / "v1" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with pytest.raises(IntegrityError, match=f"{path} has format 2, but this catalogue-index reads 1: install a newer one"):
-        open_index(fresh)
-
-
-def test_what_is_no_manifest_is_refused_by_name(fresh: Path) -> None:
-    path = fresh / "versions" / "v1" / "manifest.json"
-    path.write_text("[]")
-    with pytest.raises(IntegrityError, match=f"{path} is no manifest of an index"):
-        open_index(fresh)
-
-
-def test_verify_always_finds_what_a_remembered_verdict_hides(
-    fresh: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("CATALOGUE_INDEX_CACHE", str(cache))
-    time.sleep(CLOCK_TICK_NS / 1e9)
-    open_index(fresh).close()
-    (path,) = (fresh / "versions" / "v1").glob(FILES["items"])
-    flip(path)
-    # As on a disk that does not tell of a change: the verdict is that of the altered copy.
-    (file,) = (cache / "verified").glob("*.json")
-    verdicts, stat = json.loads(file.read_bytes()), path.stat()
-    sha256 = verdicts[path.name].rsplit("-", 1)[1]
-    verdicts[path.name] = f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}-{stat.st_ino}-{sha256}"
-    file.write_text(json.dumps(verdicts))
-    open_index(fresh).close()
-    with pytest.raises(IntegrityError, match=f"{path} is altered"):
-        open_index(fresh, verify="always")
-
-
-def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match=f"{tmp_path} holds neither CURRENT nor manifest.json: give the folder of an index"):
-        open_index(tmp_path)
-
-
-def test_a_version_that_is_not_there_is_refused(fresh: Path) -> None:
-    with pytest.raises(IntegrityError, match="there is no version v7; see 'catalogue-index versions'"):
-        open_index(fresh, version="v7")
-    with pytest.raises(IntegrityError, match=r"'\.\./v1' is no version of"):
-        open_index(fresh, version="../v1")
-    (fresh / "CURRENT").write_text("v8\n")
-    with pytest.raises(IntegrityError, match="there is no version v8"):
-        open_index(fresh)
-    (fresh / "CURRENT").write_text("")
-    with pytest.raises(IntegrityError, match="'' is no version of"):
-        open_index(fresh)
-
-
-def test_a_version_under_the_name_of_another_is_refused(fresh: Path) -> None:
-    (fresh / "versions" / "v1").rename(fresh / "versions" / "v3")
-    with pytest.raises(IntegrityError, match=r"v3/manifest\.json is the manifest of version v1: copy the version again"):
-        open_index(fresh, version="v3")
-
-
-def test_the_folder_of_a_version_is_opened(fresh: Path) -> None:
-    make_version(fresh, "v2", draw_products(20), sequence=2)
-    for opened in (
-        open_index(fresh / "versions" / "v2"),
-        open_index(fresh, version="v2"),
-        open_index(f"file://{fresh}/versions/v2"),
-    ):
-        with opened:
-            assert (opened.manifest.id, len(opened)) == ("v2", 20)
-    with pytest.raises(IntegrityError, match="is version v2, not v1: give the root of the index"):
-        open_index(fresh / "versions" / "v2", version="v1")
-
-
-# Bundles and queries.
-
-
-def test_another_bundle_than_that_of_the_index_is_refused_by_name(fresh: Path) -> None:
-    other = bundle_in(fresh / "elsewhere", seed=5)
-    own = read_manifest((fresh / "versions" / "v1" / "manifest.json").read_bytes(), "").bundle
-    message = f"{other.folder} is bundle {other.hash[:12]}, but version v1 was made with bundle {own[:12]}: search with that one"
-    for given in (other, other.folder, str(other.folder)):
-        with pytest.raises(BundleError, match=message):
-            open_index(fresh, bundle=given)
-    open_index(fresh, bundle=fresh / "bundles" / own).close()
-
-
-def test_another_bundle_in_the_place_of_the_own_one_is_refused(fresh: Path) -> None:
-    own = next((fresh / "bundles").iterdir())
-    own.rename(fresh / "moved")
-    bundle_in(fresh, seed=5).folder.rename(own)
-    with open_index(fresh) as index, pytest.raises(BundleError, match=f"but version v1 was made with bundle {own.name[:12]}"):
-        index.search(text="shoe")
-
-
-def test_an_index_without_its_bundle_answers_all_but_texts_and_pictures(fresh: Path) -> None:
-    own = next((fresh / "bundles").iterdir())
-    own.rename(fresh / "moved")
-    with open_index(fresh) as index:
-        assert index.search(vector=np.ones(DIMENSION))
-        with pytest.raises(
-            BundleError, match=f"holds no bundle.json: give the bundle {own.name[:12]} that the index was made with"
-        ):
-            index.search(text="shoe")
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
-    """Make an index of pictures, encoded by a bundle of small towers that run."""
-    from catalogue_lookup.query import QueryEncoder
-
-    root = tmp_path_factory.mktemp("real")
-    bundle = open_bundle(tiny_bundle)
-    (root / "bundles").mkdir()
-    (root / "bundles" / bundle.hash).symlink_to(tiny_bundle)
-    products = draw_products(30)
-    encoder = QueryEncoder(bundle)
-    pictures = np.concatenate([encoder._decode(picture(int(row["product_id"][1:]))) for row in products.rows])
-    fused = bundle.fusion.fuse({"picture": encoder._vector("picture", pictures)}, {})
-    own = {modality: np.zeros((30, 8), np.float32) for modality in ("picture", "text")}
-    nothing = {modality: np.zeros(30, np.bool_) for modality in own}
-    make_version(root, "v1", Products(products.rows, fused, own, nothing), bundle=bundle)
-    publish_version(layout.Index(str(root)), "v1", None)
-    return root
-
-
-def picture(number: int) -> bytes:
-    return jpeg((number * 8 % 256, number * 5 % 256, 255 - number * 8 % 256), number)
-
-
-def test_a_picture_finds_its_product_however_it_is_given(real: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
-    path = tmp_path / "shoe.jpg"
-    path.write_bytes(picture(12))
-    with open_index(real) as index:
-        hits = index.search(image=picture(12))
-        assert hits[0].product_id == "P00012"
-        assert index.search(image=path) == index.search(image=str(path)) == hits
-        with Image.open(path) as opened:
-            assert index.search(image=opened)[0].product_id == "P00012"
-        for bad, message in ((b"no picture", "the picture cannot be searched with: the 10 bytes are no picture"),
-                             (tmp_path / "none.jpg", f"cannot read the picture {tmp_path}/none.jpg: No such file")):  # fmt: skip
-            with pytest.raises(QueryError, match=message):
-                index.search(image=bad)
-
-
-def test_a_text_and_a_picture_together_are_the_mean_of_both(real: Path) -> None:
-    with open_index(real) as index:
-        texts = {hit.product_id: hit.score for hit in index.search(text="thing <b>7</b>", k=30)}
-        pictures = {hit.product_id: hit.score for hit in index.search(image=picture(7), k=30)}
-        both = {hit.product_id: hit.score for hit in index.search(text="thing 7", image=picture(7), k=30)}
-        # The scores of the mean are the mean of the scores but for a factor.
-        factors = [both[name] / (texts[name] + pictures[name]) for name in both]
-        assert factors == pytest.approx([factors[0]] * 30, rel=1e-3)
-
-
-def test_a_query_by_picture_imports_neither_tensorflow_nor_beam_nor_pandas(real: Path, tmp_path: Path) -> None:
-    path = tmp_path / "shoe.jpg"
-    path.write_bytes(picture(12))
-    script = f"""
-import sys
-from catalogue_lookup import open_index
-with open_index({str(real)!r}) as index:
-    print(index.search(image={str(path)!r}, where="stock < 3 and colour in ('red', 'blue') or tags = 't0'", k=1)[0].product_id)
-print([name for name in ("apache_beam", "keras", "pandas", "tensorflow") if name in sys.modules])
-"""
-    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert answer.stdout.split("\n")[:2] == ["P00012", "[]"], answer.stderr
-
-
 def test_a_query_of_one_modality_ranks_by_its_similarity_with_each_of_the_products(index: Index, products: Products) -> None:
     """The vector of a text-only query is the weighted sum of its similarities, as `encoders.fusion` says."""
     text = products.modalities["text"][40:41]
@@ -509,35 +273,3 @@ def test_a_query_of_one_modality_ranks_by_its_similarity_with_each_of_the_produc
     scores = {hit.product_id: hit.score for hit in index.search(vector=query, k=COUNT)}
     found = [scores[name] for name, there in zip(products.ids, whole, strict=True) if there]
     assert np.allclose(found, expected, atol=1e-5)
-
-
-# Object stores.
-
-
-def test_files_of_another_filesystem_are_copied_once_and_only_those_used(
-    fresh: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("CATALOGUE_INDEX_CACHE", str(cache))
-    remote = Place("store://shop", str(fresh), pyarrow.fs.LocalFileSystem())
-    with open_index(remote) as index, open_index(fresh) as local:
-        assert index.search(vector=np.ones(DIMENSION)) == local.search(vector=np.ones(DIMENSION))
-    copies = sorted(path for path in (cache / "copies").rglob("*") if path.is_file())
-    assert [path.suffix for path in copies] == [".ann", ".ann", ".arrow"]
-    before = [path.stat().st_ino for path in copies]
-    (fresh / "versions" / "v1" / "annoy").rename(fresh / "gone")
-    with open_index(remote) as index:
-        assert len(index) == 60
-        opened = index._opened.encoder().bundle
-        assert opened.folder.is_relative_to(cache / "copies")
-    assert [path.stat().st_ino for path in copies] == before
-    copies[0].unlink()
-    with pytest.raises(IntegrityError, match=r"store://shop/versions/v1/annoy/00000-\w+.ann is missing"):
-        open_index(remote)
-
-
-def test_a_version_of_another_filesystem_is_opened_by_its_folder(fresh: Path) -> None:
-    remote = Place("store://shop/versions/v1", str(fresh / "versions" / "v1"), pyarrow.fs.LocalFileSystem())
-    with open_index(remote) as index:
-        assert index.manifest.id == "v1"
-        assert index._opened.encoder().bundle.hash == index.manifest.bundle

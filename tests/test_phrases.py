@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from transforms.phrases import find_roles, make_phrases, phrases_of, pool_phrases, product_attributes
-from transforms.shop_words import ShopWords, singular
+from transforms.shop_words import LANGUAGES, ShopWords, singular
 
+BOTH = {"en": 0.7, "zh": 0.3}
 SHIRT = {"kind": "Shirts", "colour": "Navy Blue", "audience": "Men"}
 
 
@@ -19,8 +21,12 @@ def words() -> ShopWords:
     return ShopWords.load()
 
 
-def draw(attributes: Mapping[str, str | list[str]], words: ShopWords, chinese_share: float, count: int = 2000) -> set[str]:
-    return set(make_phrases(attributes, count, np.random.default_rng(0), words, chinese_share))
+def draw(
+    attributes: Mapping[str, str | list[str]], words: ShopWords, shares: float | Mapping[str, float], count: int = 2000
+) -> set[str]:
+    """Draw phrases in the languages of the shares, or in English and that share of Chinese."""
+    languages = {"en": 1 - shares, "zh": shares} if isinstance(shares, float | int) else shares
+    return set(make_phrases(attributes, count, np.random.default_rng(0), words, languages))
 
 
 @pytest.mark.parametrize(
@@ -43,42 +49,26 @@ def draw(attributes: Mapping[str, str | list[str]], words: ShopWords, chinese_sh
     ],
 )
 def test_words_are_found_whatever_their_case_number_and_hyphens(words: ShopWords, value: str, chinese: str) -> None:
-    assert words.chinese(value) == chinese
+    assert words.translate(value, "zh") == chinese
 
 
 def test_word_that_the_table_lacks_stays_english(words: ShopWords) -> None:
-    assert words.chinese("Flux Capacitor") == "Flux Capacitor"
-    assert words.chinese("Black Flux") == "Black Flux"
-    assert words.english("Flux Capacitor") == ("Flux Capacitor",)
+    assert words.translate("Flux Capacitor", "zh") == "Flux Capacitor"
+    assert words.translate("Black Flux", "zh") == "Black Flux"
+    assert words.variants("Flux Capacitor", "en") == ("Flux Capacitor",)
 
 
 def test_table_covers_what_a_shop_sells(words: ShopWords) -> None:
     shop = "mug teapot lamp armchair umbrella cushion scarf handbag backpack sneakers boots heels watch necklace ring earrings "
     shop += "lipstick perfume sunglasses belt wallet hoodie jeans skirt dress coat sweater tracksuit sofa vase leather striped"
-    assert [word for word in shop.split() if words.chinese(word) == word] == []
+    assert [word for word in shop.split() if words.translate(word, "zh") == word] == []
 
 
 def test_variants_are_drawn_and_the_usual_one_most_often(words: ShopWords) -> None:
     rng = np.random.default_rng(0)
-    drawn = [words.chinese("navy", rng) for _ in range(300)]
+    drawn = [words.translate("navy", "zh", rng) for _ in range(300)]
     assert set(drawn) == {"海军蓝", "藏青色", "海军蓝色"}
     assert drawn.count("海军蓝") > 150
-
-
-@pytest.mark.parametrize("text", ["colour\tzh\nred\t红", "en\tzh\nred", "en\tzh\nred|\t红"])
-def test_table_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "words.tsv"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"word table '.*words\.tsv'"):
-        ShopWords.load(path)
-
-
-def test_own_table_takes_the_place_of_the_package_s(tmp_path: Path) -> None:
-    path = tmp_path / "words.tsv"
-    path.write_text("en\tzh\nblender|mixer\t搅拌机\n", encoding="utf-8")
-    own = ShopWords.load(path)
-    assert own.chinese("Mixers") == "搅拌机"
-    assert own.chinese("red") == "red"
 
 
 @pytest.mark.parametrize(
@@ -147,19 +137,19 @@ def test_each_phrase_takes_one_value_of_a_list(words: ShopWords) -> None:
 
 
 def test_share_of_chinese_is_kept(words: ShopWords) -> None:
-    phrases = make_phrases(SHIRT, 1000, np.random.default_rng(0), words, 0.3)
+    phrases = make_phrases(SHIRT, 1000, np.random.default_rng(0), words, BOTH)
     assert 240 < sum(not phrase.isascii() for phrase in phrases) < 360
 
 
 def test_product_without_attributes_has_no_phrases(words: ShopWords) -> None:
-    assert make_phrases({}, 5, np.random.default_rng(0), words, 0.5) == []
-    assert make_phrases({"kind": []}, 5, np.random.default_rng(0), words, 0.5) == []
+    assert make_phrases({}, 5, np.random.default_rng(0), words, BOTH) == []
+    assert make_phrases({"kind": []}, 5, np.random.default_rng(0), words, BOTH) == []
 
 
 def test_products_of_the_same_attributes_have_the_same_phrases(words: ShopWords) -> None:
-    phrases = phrases_of(SHIRT, 8, 0, words, 0.3)
-    assert phrases == phrases_of(dict(reversed(SHIRT.items())), 8, 0, words, 0.3)
-    assert phrases != phrases_of(SHIRT, 8, 1, words, 0.3)
+    phrases = phrases_of(SHIRT, 8, 0, words, BOTH)
+    assert phrases == phrases_of(dict(reversed(SHIRT.items())), 8, 0, words, BOTH)
+    assert phrases != phrases_of(SHIRT, 8, 1, words, BOTH)
     assert len(set(phrases)) == len(phrases)
 
 
@@ -178,9 +168,49 @@ def test_pool_takes_all_phrases_where_there_are_few() -> None:
     assert pool_phrases([("a", ["x", "y"])], 0, seed=0) == []
 
 
+@pytest.mark.parametrize(
+    ("language", "expected", "never"),
+    [
+        ("de", {"rote Damen Stiefel", "stiefel für damen in rot", "stiefel aus leder", "Stiefel in rot für Damen"}, "in rote"),
+        ("es", {"botas rojas para mujer", "botas de cuero", "botas rojas", "botas mujer"}, "botas rojos"),
+        ("fr", {"bottes rouges pour femme", "bottes en cuir", "bottes femme rouges"}, "boots for"),
+        ("ja", {"レディース 赤 ブーツ", "赤いブーツ", "赤のブーツ", "レディースブーツ"}, "赤いの"),
+    ],
+)
+def test_phrases_of_a_language_have_the_wordings_of_its_shoppers(
+    words: ShopWords, language: str, expected: set[str], never: str
+) -> None:
+    phrases = draw({"kind": "Boots", "colour": "Red", "audience": "Women", "material": "leather"}, words, {language: 1.0}, 20_000)
+    assert expected <= phrases
+    assert not any(never in phrase for phrase in phrases)
+
+
+def test_brands_and_unknown_words_stay_as_they_are_in_every_language(words: ShopWords) -> None:
+    for language in LANGUAGES:
+        phrases = draw({"kind": "Zorb", "brand": "Nike"}, words, {language: 1.0})
+        assert any("nike" in phrase.lower() and "zorb" in phrase.lower() for phrase in phrases), language
+
+
+def test_shares_of_languages_are_kept(words: ShopWords) -> None:
+    shares = {"en": 2.0, "zh": 1.0, "ja": 1.0}
+    phrases = make_phrases({"kind": "Sneakers"}, 2000, np.random.default_rng(0), words, shares)
+    counts = {word: phrases.count(word) for word in ("スニーカー", "运动鞋")}
+    assert 430 < counts["スニーカー"] < 570
+    assert sum(phrase.isascii() for phrase in phrases) in range(930, 1070)
+
+
+def test_english_and_chinese_phrases_are_those_of_the_versions_before(words: ShopWords) -> None:
+    attributes = {**SHIRT, "brand": "Nike", "material": "cotton", "pattern": "striped", "season": "Summer"}
+    made = [phrases_of(attributes, 8, seed, words, {"en": 0.65, "zh": 0.35}) for seed in range(200)]
+    assert hashlib.blake2b(repr(made).encode(), digest_size=8).hexdigest() == "e8b47fd02d045e98"
+
+
 @pytest.mark.skipif("CATALOGUE_INDEX_TEST_DATA" not in os.environ, reason="CATALOGUE_INDEX_TEST_DATA is not set")
-def test_every_value_of_a_fashion_shop_has_a_chinese_word(words: ShopWords) -> None:
+def test_every_value_of_a_fashion_shop_has_words_in_all_languages(words: ShopWords) -> None:
     folder = Path(os.environ["CATALOGUE_INDEX_TEST_DATA"])
     table = pq.read_table(folder / "fashion60", columns=["product_type", "colour", "gender", "usage", "season"])
     for column in table.columns:
-        assert [value for value in column.unique().to_pylist() if words.chinese(value) == value] == []
+        values = [value for value in column.unique().to_pylist() if value]
+        assert [value for value in values if words.translate(value, "zh") == value] == []
+        for language in LANGUAGES:
+            assert [value for value in values if words.translate(value, language, np.random.default_rng(0)) == ""] == []

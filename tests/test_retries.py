@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,17 @@ def catalogue(tmp_path: Path) -> str:
     return write_shards(tmp_path / "catalogue", rows, 12)
 
 
+@pytest.fixture
+def whole(tmp_path: Path, catalogue: str, tiny_bundle: Path) -> Job:
+    """Run the job through without a cut."""
+    job, bundle = made_job(tmp_path / "whole", catalogue, tiny_bundle)
+    run_all(job, bundle)
+    return job
+
+
 def test_a_run_cut_at_each_of_its_writes_gives_the_same_bytes(
-    tmp_path: Path, catalogue: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, catalogue: str, tiny_bundle: Path, whole: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, bundle = made_job(tmp_path / "whole", catalogue, tiny_bundle)
-    run_all(whole, bundle)
     job, bundle = made_job(tmp_path / "cut", catalogue, tiny_bundle)
     replace: Callable[..., None] = os.replace
     cut_once: set[str] = set()
@@ -81,9 +88,47 @@ def test_a_run_cut_at_each_of_its_writes_gives_the_same_bytes(
     assert not list(Path(job.run.root).rglob("*.tmp"))
 
 
+def test_a_run_cut_in_each_of_its_deletions_goes_on_with_them_and_keeps_its_features(
+    tmp_path: Path, catalogue: str, tiny_bundle: Path, whole: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, bundle = made_job(tmp_path / "cut", catalogue, tiny_bundle)
+    unlink, rmtree, cut_once = Path.unlink, shutil.rmtree, set()
+
+    def cut(path: Any) -> None:
+        if "/cut/" in str(path) and str(path) not in cut_once:
+            cut_once.add(str(path))
+            raise OSError(5, "Input/output error", str(path))
+
+    def cut_unlink(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        cut(path)
+
+    def cut_rmtree(path: Any, **options: Any) -> None:
+        cut(path)
+        rmtree(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", cut_unlink)
+    monkeypatch.setattr(shutil, "rmtree", cut_rmtree)
+    for _ in range(200):
+        try:
+            run_all(job, bundle)
+            break
+        except storage.StorageError:
+            assert not storage.exists(job.run.finished)
+    monkeypatch.undo()
+    assert {Path(path).name for path in cut_once} >= {"ingest", "work"}
+    assert sum(path.endswith(".parquet") for path in cut_once) >= 4  # units
+    assert storage.exists(job.run.finished)
+    assert hashes(job) == hashes(whole)
+    parts = {root: {p.relative_to(root).name[-14:]: p.stat().st_size for p in Path(root).glob("features/*/parts/*/*")}
+             for root in (job.run.root, whole.run.root)}  # fmt: skip
+    assert parts[job.run.root] == parts[whole.run.root]
+    assert not list(Path(job.run.root).glob("features/*/units/*/*"))
+
+
 def test_each_step_run_twice_writes_the_same_bytes(tmp_path: Path, catalogue: str, tiny_bundle: Path) -> None:
     job, _ = made_job(tmp_path / "index", catalogue, tiny_bundle)
-    settings = ingest.IngestSettings(job.run, job.schema, strict=False)
+    settings = ingest.IngestSettings(job.run, job.schema, strict=False, shards=len(job.shards))
     for stage in (stages.ingest, stages.plan, stages.encode, stages.fuse):
         stage(job)
     before, features = contents(job.run), sorted(Path(job.run.root).glob("features/*/parts/*/*"))

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,34 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import product, write_pictures, write_shards
+from conftest import MakeConfig, product, write_pictures
 
 from catalogue_lookup import open_index
 from pipelines import stages
-from pipelines.config import Config, read_config
+from pipelines.config import read_config
 from pipelines.layout import Index, read_json
+from pipelines.reject_counts import RejectRateError
 from pipelines.run import Report, open_run, run
-from pipelines.stages import RejectRateError
 
 PRODUCTS = 100
-
-MakeConfig = Callable[..., Config]
-
-
-@pytest.fixture
-def config(tmp_path: Path, tiny_bundle: Path) -> MakeConfig:
-    """Return a function that makes the configuration of a run below the test's own folder."""
-
-    def make(rows: list[dict[str, Any]] | None = None, index: str = "index", per_shard: int = 40, **changes: Any) -> Config:
-        folder = tmp_path / "catalogue"
-        if rows is not None:
-            for old in folder.glob("*.parquet"):
-                old.unlink()
-            write_shards(folder, rows, per_shard)
-        flags = {"index": str(tmp_path / index), "catalogue": [f"{folder}/*.parquet"], "bundle": str(tiny_bundle)}
-        return read_config(None, flags | {"trees": 10} | changes)
-
-    return make
 
 
 def products() -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,21 @@ def test_views_that_this_version_does_not_make_are_refused(tmp_path: Path, catal
 def test_settings_of_views_that_mean_nothing_are_refused_by_flag(tmp_path: Path, changes: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         index_views(settings(tmp_path, "shop/*.parquet", **changes))
+
+
+def test_crossed_languages_survive_json_and_none_are_written_as_before() -> None:
+    crossed = Views(2, cross_language=("en", "de"))
+    assert Views.from_json(json.loads(json.dumps(crossed.to_json()))) == crossed
+    assert Views(2).to_json()["cross_language"] is False
+    assert Views.from_json(json.loads(json.dumps(Views(2).to_json()))) == Views(2)
+
+
+def test_a_bundle_stored_with_crossed_languages_unnamed_is_read_and_keeps_its_features() -> None:
+    crossed, apart = (Views(2).to_json() | {"cross_language": told} for told in (True, False))
+    assert Views.from_json(crossed) == Views(2, cross_language=("en", "zh"))
+    assert Views.from_json(apart) == Views(2)
+    assert [Views.from_json(told).to_json() for told in (crossed, apart)] == [crossed, apart]
+    assert Views.from_json(crossed | {"cross_language": ["en", "zh"]}) == Views.from_json(crossed)
 
 
 def test_views_say_what_is_wrong_with_them() -> None:

@@ -159,7 +159,7 @@ def test_titles_name_colour_and_type_and_descriptions_have_two_to_four_sentences
         kind, hue = table.find(product_type), table.find(colour)
         assert kind
         assert hue
-        names, hues = (kind.chinese, hue.chinese) if chinese else (TYPES[product_type].names, hue.english)
+        names, hues = (kind.variants["zh"], hue.variants["zh"]) if chinese else (TYPES[product_type].names, hue.variants["en"])
         title = text.title.casefold()
         assert any(name.casefold() in title for name in names), title
         assert any(word.casefold() in title for word in hues), title

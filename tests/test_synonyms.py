@@ -54,12 +54,23 @@ def test_languages_are_not_crossed_unless_asked_for() -> None:
     for term, others in our_synonyms().alternatives.items():
         if term.isascii():
             assert all(fold(other)[0] < "\u2e80" for other in others), term
-    crossed = Synonyms.load(cross_language=True)
+    crossed = Synonyms.load(cross_language=("en", "zh"))
     assert "sneakers" in crossed.alternatives["运动鞋"]
     assert crossed.alternatives["red"] == ("红色",)
     assert {"运动鞋", "trainers"} <= set(crossed.alternatives["sneakers"])
     assert "china" not in crossed.alternatives
     assert "m" not in crossed.alternatives
+
+
+def test_any_languages_are_crossed_but_for_their_false_friends() -> None:
+    alternatives = Synonyms.load(cross_language=("en", "de", "fr", "ja"), ours=False).alternatives
+    assert alternatives["red"] == ("rot", "rouge", "赤")
+    assert alternatives["turnschuhe"] == ("sneakers", "baskets", "スニーカー")
+    assert alternatives["sneaker"] == ("baskets", "スニーカー", "sneakers")  # a word of both
+    assert "运动鞋" not in alternatives
+    assert [word for word in ("or", "bad", "kind", "robe", "rock") if word in alternatives] == []
+    assert "robe" not in Synonyms.load(cross_language=("en", "fr"), ours=False).alternatives
+    assert Synonyms.load(cross_language=("fr", "de"), ours=False).alternatives["robe"] == ("Kleider",)
 
 
 def test_longest_term_is_found_whatever_its_case() -> None:
@@ -127,7 +138,8 @@ def test_hash_follows_the_terms_and_nothing_else(tmp_path: Path) -> None:
     noted = table(tmp_path / "b.tsv", "\ufeff# a note\r\n\r\n  \nfoo\tbar\r\n")
     other = table(tmp_path / "c.tsv", "foo\tbaz\n")
     assert Synonyms.load([plain]).hash == Synonyms.load([noted]).hash
-    assert len({Synonyms.load(paths).hash for paths in ([], [plain], [other])} | {Synonyms.load(cross_language=True).hash}) == 4
+    crossed = {Synonyms.load(cross_language=languages).hash for languages in (("en", "zh"), ("en", "de"))}
+    assert len({Synonyms.load(paths).hash for paths in ([], [plain], [other])} | crossed) == 5
 
 
 def test_hash_is_the_same_in_another_process() -> None:

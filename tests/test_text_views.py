@@ -375,7 +375,7 @@ def test_text_has_at_least_one_view() -> None:
 
 
 def test_tables_travel_to_workers_as_they_are() -> None:
-    own = Synonyms.merge([("own", b"sneakers\tkicks\n")], cross_language=True)
+    own = Synonyms.merge([("own", b"sneakers\tkicks\n")], cross_language=("en", "zh"))
     sent = pickle.loads(pickle.dumps(own))
     settings = all_of(0.4)
     assert sent.hash == own.hash

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from encoders.towers import TowerError, TowerSpec, batches_by_length, load_tower
+from encoders.tower_spec import TowerError, TowerSpec
+from encoders.towers import batches_by_length, load_tower
 
 HARD_TEXTS = [
     "red shirt",

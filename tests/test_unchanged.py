@@ -47,7 +47,8 @@ def first(configured: Callable[..., Config]) -> Report:
 
 
 def folders(config: Config) -> dict[str, set[str]]:
-    return {name: {path.name for path in (Path(config.index) / name).iterdir()} for name in ("versions", "runs")}
+    found = {"versions": "manifest.json", "runs": "plan.json"}  # of a night that kept the version only its summary is left
+    return {name: {path.parent.name for path in (Path(config.index) / name).glob(f"*/{file}")} for name, file in found.items()}
 
 
 def test_the_same_pictures_by_path_keep_the_version(

@@ -18,7 +18,7 @@ from catalogue_lookup.manifest import Manifest, Metric
 from encoders.bundle import Bundle, open_bundle, write_bundle
 from encoders.fusion import Fusion
 from encoders.heads import Head, random_head
-from encoders.towers import TowerSpec
+from encoders.tower_spec import TowerSpec
 from pipelines.build import build_version
 from pipelines.layout import Index, order_of
 
@@ -34,7 +34,7 @@ def write_towers(folder: Path, seed: int = 0) -> dict[str, Path]:
     """Write folders of towers that a bundle takes, but that hold nothing that runs."""
     specs = {
         "picture": TowerSpec("test:picture", "picture", 24, f"p{seed}", 16, None, 4, None, ("litert",)),
-        "text": TowerSpec("test:text", "text", 24, f"t{seed}", None, 64, 4, "wordpiece", ("litert",)),
+        "text": TowerSpec("test:text", "text", 24, f"t{seed}", None, 64, 4, "tokenizers", ("litert",)),
     }
     for modality, spec in specs.items():
         (folder / modality).mkdir(parents=True)
@@ -48,11 +48,11 @@ def write_heads(seed: int = 0) -> dict[str, Head]:
     return {modality: random_head(24, SHARED, seed + number) for number, modality in enumerate(("picture", "text"))}
 
 
-def bundle_in(index: Path, seed: int = 0) -> Bundle:
+def bundle_in(index: Path, seed: int = 0, fusion: Fusion = FUSION) -> Bundle:
     """Write a bundle of such towers into an index."""
     with tempfile.TemporaryDirectory() as folder:
         towers = write_towers(Path(folder) / "towers", seed)
-        written = write_bundle(Path(folder) / "bundle", towers, write_heads(seed), FUSION, {}, {})
+        written = write_bundle(Path(folder) / "bundle", towers, write_heads(seed), fusion, {}, {})
         target = index / "bundles" / written.hash
         if not target.exists():
             shutil.copytree(written.folder, target)

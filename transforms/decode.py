@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
+# Part of what every stored feature of a picture is kept under: to be changed with whatever changes pixels below.
+VERSION = 1
+
 MAX_PIXELS = 178_956_970 // 2
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
 
@@ -31,6 +34,8 @@ _ORIENTATION = 0x0112  # EXIF tag
 _DRAFT = 2  # a JPEG is decoded at the least scale that still has twice the pixels wanted, a side
 
 Pixels = npt.NDArray[np.uint8]
+Fit = Literal["crop", "pad", "stretch"]
+Resample = Literal["bicubic", "bilinear"]
 
 
 class PictureError(ValueError):
@@ -51,8 +56,9 @@ class PictureError(ValueError):
 
 
 def decode_picture(
-    data: bytes, side: int, max_pixels: int = MAX_PIXELS, fit: Literal["pad", "stretch"] = "stretch"
-) -> Pixels:
+    data: bytes, side: int, max_pixels: int = MAX_PIXELS, fit: Fit = "stretch", resample: Resample = "bicubic",
+    crop_ratio: float = 1.0,
+) -> Pixels:  # fmt: skip
     """Return a picture as a square of RGB pixels, uint8[side, side, 3].
 
     Reads JPEG, PNG, WebP, GIF, AVIF, BMP and TIFF; of an animation the first frame. The picture is turned as
@@ -64,21 +70,26 @@ def decode_picture(
         side: pixels of the square.
         max_pixels: pixels the picture may have by its header, before anything is decoded. Pillow itself opens
             none of more than 178,956,970.
-        fit: "stretch" the picture to the square, or fit it inside and "pad" with white.
+        fit: "stretch" the picture to the square, fit it inside and "pad" with white, or scale its shorter side to
+            side / crop_ratio pixels and "crop" the square in the middle.
+        resample: the filter it is scaled with; both look at all pixels where it gets smaller.
+        crop_ratio: see `fit`; above 0, at most 1.
 
     Raises:
         PictureError: the picture is empty, too large, of another format, truncated or broken.
         ModuleNotFoundError: Pillow is not installed.
     """
     with _opened(data, max_pixels) as picture:
-        width, height = _inside(picture.size, side) if fit == "pad" else (side, side)
-        draft = picture.draft(None, (_DRAFT * width, _DRAFT * height))
+        scaled, window = _frame(picture.size, side, fit, crop_ratio)
+        draft = picture.draft(None, (_DRAFT * scaled[0], _DRAFT * scaled[1]))
         bits = _bits_of_transparency(picture)
         picture.load()
         flat = _on_white(picture, bits)
-        if flat.size != (width, height):
-            box = None if draft is None else draft[1]
-            flat = flat.resize((width, height), _pillow().Resampling.BICUBIC, box=box, reducing_gap=3.0)
+        size = (window[2] - window[0], window[3] - window[1])
+        if not flat.size == scaled == size:
+            whole = (0, 0, *flat.size) if draft is None else draft[1]
+            box = whole if scaled == size else _source(window, scaled, whole)
+            flat = flat.resize(size, _pillow().Resampling[resample.upper()], box=box, reducing_gap=3.0)
         pixels = _turn(np.asarray(flat), _orientation(picture))
     square = np.full((side, side, 3), 255, np.uint8)
     top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
@@ -171,6 +182,29 @@ def _without_warnings() -> Iterator[None]:
                 filters.remove(_IGNORED)
 
 
+def _frame(
+    size: tuple[int, int], side: int, fit: Fit, crop_ratio: float
+) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return the size a picture is scaled to, and the box of that which is kept: left, top, right, bottom."""
+    if fit == "crop":
+        shorter, least = min(size), round(side / crop_ratio)
+        # Rounded as those do who trained networks on such crops: the longer side down, the odd pixel to the right.
+        width, height = (least if length == shorter else int(least * length / shorter) for length in size)
+        left, top = (width - side) // 2, (height - side) // 2
+        return (width, height), (left, top, left + side, top + side)
+    width, height = _inside(size, side) if fit == "pad" else (side, side)
+    return (width, height), (0, 0, width, height)
+
+
+def _source(
+    window: tuple[int, int, int, int], scaled: tuple[int, int], whole: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """Return where the window of the scaled picture lies in the picture as it was decoded, which `whole` covers."""
+    steps = (whole[2] - whole[0]) / scaled[0], (whole[3] - whole[1]) / scaled[1]
+    left, top, right, bottom = (whole[i % 2] + window[i] * steps[i % 2] for i in range(4))
+    return left, top, min(right, whole[2]), min(bottom, whole[3])
+
+
 def _inside(size: tuple[int, int], side: int) -> tuple[int, int]:
     """Return the size of the largest picture of these proportions inside the square."""
     longest = max(size)
@@ -187,6 +221,9 @@ def _on_white(picture: ImageFile, bits: int) -> Image:
     """Return the picture in mode RGB, what is transparent on white."""
     image = _pillow()
     colour = picture.info.get("transparency")
+    if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
+        # Adobe's programs store ink inverted and say so; Pillow takes all CMYK JPEGs for theirs.
+        return picture.point([255 - ink for ink in range(256)] * 4).convert("RGB")
     if picture.mode.startswith("I;16"):
         samples = np.asarray(picture)
         grey = _eight_bits()[samples]

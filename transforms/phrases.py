@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from transforms.shop_words import ShopWords, singular
+from transforms.shop_words import ShopWords
+from transforms.wordings import pick, word_phrase
 
 Attributes = Mapping[str, str | Sequence[str]]
 
@@ -43,17 +44,8 @@ _SHARES = {
     "season": 0.08,
     "style": 0.15,
 }
-_AFTER_KIND = {
-    "colour": ("in {}", "in {}", "{}"),
-    "audience": ("for {}", "for {}", "{}"),
-    "pattern": ("with {} pattern", "{}"),
-    "material": ("in {}", "made of {}", "{}"),
-    "brand": ("by {}", "from {}", "{}"),
-    "season": ("for {}", "{}"),
-}
 _AUDIENCES = frozenset({"men", "women", "unisex", "boys", "girls", "kids", "baby", "teen", "adult"})
 _PATH = re.compile(r"\s*[/>|]\s*")
-_CJK = re.compile(r"[\u3000-\u9fff\uf900-\ufaff]")
 
 
 def find_roles(columns: Iterable[str]) -> dict[str, str]:
@@ -95,33 +87,33 @@ def product_attributes(row: Mapping[str, object], roles: Mapping[str, str], word
 
 
 def make_phrases(
-    attributes: Attributes, count: int, rng: np.random.Generator, words: ShopWords, chinese_share: float
+    attributes: Attributes, count: int, rng: np.random.Generator, words: ShopWords, languages: Mapping[str, float]
 ) -> list[str]:
-    """Make `count` phrases of a product, about `chinese_share` of them Chinese; repeats are possible.
+    """Make `count` phrases of a product, in each language about its share of them; repeats are possible.
 
     `attributes`: role -> value, or values of which each phrase takes one. Each phrase names some of them in some order and
-    wording. Returns an empty list where there are none.
+    wording. `languages`: language -> share, at least one above 0. Returns an empty list where there are no attributes.
     """
     filled = {role: [value] if isinstance(value, str) else list(value) for role, value in attributes.items() if value}
     if not filled:
         return []
     phrases = []
     for _ in range(count):
-        chosen = {role: _pick(values, rng) for role, values in filled.items() if rng.random() < _SHARES.get(role, 0.2)}
+        chosen = {role: pick(values, rng) for role, values in filled.items() if rng.random() < _SHARES.get(role, 0.2)}
         if not chosen:
             role = "kind" if "kind" in filled else next(iter(filled))
-            chosen = {role: _pick(filled[role], rng)}
-        phrases.append((_chinese if rng.random() < chinese_share else _english)(chosen, rng, words))
+            chosen = {role: pick(filled[role], rng)}
+        phrases.append(word_phrase(chosen, _language(languages, rng.random()), rng, words))
     return phrases
 
 
-def phrases_of(attributes: Attributes, count: int, seed: int, words: ShopWords, chinese_share: float) -> list[str]:
+def phrases_of(attributes: Attributes, count: int, seed: int, words: ShopWords, languages: Mapping[str, float]) -> list[str]:
     """Make the phrases of a product that follow from its attributes and `seed` alone, each once."""
     ordered = {role: attributes[role] for role in sorted(attributes)}
     canonical = repr((seed, list(ordered.items())))
     digest = hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(digest, "big"))
-    return list(dict.fromkeys(make_phrases(ordered, count, rng, words, chinese_share)))
+    return list(dict.fromkeys(make_phrases(ordered, count, rng, words, languages)))
 
 
 def pool_phrases(phrases: Iterable[tuple[str, Iterable[str]]], limit: int, seed: int) -> list[str]:
@@ -152,70 +144,18 @@ def pool_phrases(phrases: Iterable[tuple[str, Iterable[str]]], limit: int, seed:
     return sorted(smallest)
 
 
-def _english(chosen: Mapping[str, str], rng: np.random.Generator, words: ShopWords) -> str:
-    """Put the kind in the middle, and every other value before or after it, in any order."""
-    before: list[str] = []
-    after: list[str] = []
-    for role, value in chosen.items():
-        if role == "kind":
-            continue
-        spoken = _english_value(role, value, rng, words)
-        if "kind" in chosen and rng.random() < 0.4:
-            frame = _pick(_AFTER_KIND.get(role, ("{}",)), rng)
-            after.append(frame.format(spoken))
-        else:
-            possessive = role == "audience" and spoken in ("men", "women", "boys", "girls", "kids")
-            before.append(spoken + _pick(("", "'s", "s"), rng) if possessive and rng.random() < 0.4 else spoken)
-    rng.shuffle(before)
-    rng.shuffle(after)
-    middle = [_english_value("kind", chosen["kind"], rng, words)] if "kind" in chosen else []
-    phrase = " ".join(before + middle + after)
-    return phrase if rng.random() < 0.1 else phrase.lower()
-
-
-def _english_value(role: str, value: str, rng: np.random.Generator, words: ShopWords) -> str:
-    variants = [variant for variant in words.english(value) if len(variant) > 1]
-    if role == "audience" and variants:
-        value = variants[0]
-    elif role != "brand" and rng.random() < 0.15:
-        value = _pick(variants or [value], rng)
-    return singular(value) if role == "kind" and rng.random() < 0.3 else value
-
-
-def _chinese(chosen: Mapping[str, str], rng: np.random.Generator, words: ShopWords) -> str:
-    """Put the kind last (or, parted by spaces, anywhere), what it is like before it; brands stay as they are."""
-    spoken = {role: value if role == "brand" else words.chinese(value, rng) for role, value in chosen.items() if role != "kind"}
-    parts = list(spoken.values())
-    rng.shuffle(parts)
-    kind = [words.chinese(chosen["kind"], rng)] if "kind" in chosen else []
-    form = rng.random()
-    if form < 0.3:
-        parts += kind
-        if rng.random() < 0.3:
-            rng.shuffle(parts)
-        return " ".join(parts)
-    if form < 0.45 and parts and kind:
-        return _join_chinese([*parts[:-1], parts[-1] + "的", *kind])
-    return _join_chinese(parts + kind)
-
-
-def _join_chinese(parts: Sequence[str]) -> str:
-    """Join without spaces, but around a part of another script ("Nike 男士白T恤")."""
-    text = ""
-    previous = True
-    for part in parts:
-        chinese = bool(_CJK.search(part))
-        text += part if chinese and previous else f" {part}"
-        previous = chinese
-    return text.strip()
+def _language(languages: Mapping[str, float], draw: float) -> str:
+    """Choose a language by its share, draw being in [0, 1); the first takes what the others leave."""
+    total = sum(languages.values())
+    for language, share in reversed(list(languages.items())):
+        draw -= share / total
+        if draw < 0:
+            return language
+    return next(iter(languages))
 
 
 def _audience(value: str, words: ShopWords) -> bool:
-    return words.english(value)[0] in _AUDIENCES
-
-
-def _pick(values: Sequence[str], rng: np.random.Generator) -> str:
-    return values[int(rng.integers(len(values)))]
+    return words.variants(value, "en")[0] in _AUDIENCES
 
 
 def _rank(seed: int, product_id: str, text: str) -> int:

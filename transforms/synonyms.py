@@ -15,24 +15,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from transforms.segment import KnownWords
-from transforms.shop_words import ShopWords
+from transforms.shop_words import ShopWords, singular
 from transforms.text import clean_text
 
 TABLES = tuple(Path(__file__).parent / "words" / f"synonyms_{language}.tsv" for language in ("en", "zh"))
 
 # Words of the shop-word table that are clear in a column of colours or kinds, and not in a sentence ("made in China",
-# "work boots", "compact design"). Words of one character are left out besides.
+# "work boots", "compact design"), or not in one of another language ("or", "bad", "kind"). Words of one character are
+# left out besides.
 _UNCLEAR = frozenset(
     """business camel check checks china clear compact dark down fall flats fluorescent formal foundation frames full sleeve
     gift glasses home keys kit knit light loose male man mask medium mini mouse mules office outdoors pale pins plain plates
     pots primer print prints regular rose sand set sheets skin slim small solid star stars steel stone straw strings
-    studs tan tea thongs throws top tops tracks trunk trunks vests wear weights wind work wraps""".split()
+    studs tan tea thongs throws top tops tracks trunk trunks vests wear weights wind work wraps
+    ante bad bank bas branche cuero été fell fer fin haut hut kind lit media mono or pain pan pot pull punto real rock rot
+    short stern suspension uni""".split()
 )
 
 
@@ -61,12 +64,12 @@ class Synonyms:
     _lengths: Mapping[str, Sequence[int]]
 
     @classmethod
-    def load(cls, paths: Iterable[str | Path] = (), *, cross_language: bool = False, ours: bool = True) -> Synonyms:
+    def load(cls, paths: Iterable[str | Path] = (), *, cross_language: Sequence[str] = (), ours: bool = True) -> Synonyms:
         """Read our tables and merge the user's into them.
 
         Args:
             paths: the user's tables, in order.
-            cross_language: whether Chinese and English words of the shop-word table stand for each other too.
+            cross_language: languages of the shop-word table whose words stand for each other too.
             ours: whether our tables are read at all.
 
         Raises:
@@ -81,18 +84,18 @@ class Synonyms:
         return cls.merge(tables, cross_language=cross_language, ours=ours)
 
     @classmethod
-    def merge(cls, tables: Iterable[tuple[str, bytes]], *, cross_language: bool = False, ours: bool = True) -> Synonyms:
+    def merge(cls, tables: Iterable[tuple[str, bytes]], *, cross_language: Sequence[str] = (), ours: bool = True) -> Synonyms:
         """Merge tables given as (name, content) into our tables; see `load`."""
         merged: dict[str, dict[str, str]] = {}  # folded term -> folded alternative -> as written
-        if cross_language:
-            for english, chinese in _shop_words():
-                _cross(merged, english, chinese)
+        unclear = _UNCLEAR | _false_friends(cross_language)
+        for row in _shop_words() if cross_language else ():
+            _cross(merged, [row[language] for language in cross_language if language in row], unclear)
         for path in TABLES if ours else ():
             _read(merged, path.name, path.read_bytes())
         for name, table in tables:
             _read(merged, name, table)
         alternatives = {term: tuple(others.values()) for term, others in merged.items() if others}
-        known = KnownWords([*alternatives, *(fold(word) for _, chinese in _shop_words() for word in chinese)])
+        known = KnownWords([*alternatives, *(fold(word) for row in _shop_words() for word in row["zh"])])
         content = json.dumps([sorted(alternatives.items()), sorted(known.words)])
         digest = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
         lengths: dict[str, set[int]] = {}
@@ -143,17 +146,33 @@ def fold(text: str) -> str:
 
 
 @cache
-def _shop_words() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-    """Return the rows of the shop-word table: English variants, Chinese variants."""
-    return tuple((row.english, row.chinese) for row in dict.fromkeys(ShopWords.load().exact.values()))
+def _shop_words() -> tuple[Mapping[str, tuple[str, ...]], ...]:
+    """Return the rows of the shop-word table: language -> variants."""
+    return tuple(row.variants for row in ShopWords.load().rows)
 
 
-def _cross(merged: dict[str, dict[str, str]], english: Sequence[str], chinese: Sequence[str]) -> None:
-    """Let each variant of a row stand for the usual one of the other language."""
-    for terms, other in ((english, chinese[0]), (chinese, english[0])):
+def _false_friends(languages: Sequence[str]) -> set[str]:
+    """Return the words that two languages use of different things ("robe", a bathrobe and a dress)."""
+    places: dict[str, set[int]] = {}
+    found: set[str] = set()
+    for language in languages:
+        own: dict[str, set[int]] = {}
+        for number, row in enumerate(_shop_words()):
+            terms = row.get(language, ())
+            for term in (*terms, *map(singular, terms)) if language == "en" else terms:
+                own.setdefault(fold(term), set()).add(number)
+        found.update(term for term, numbers in own.items() if not places.setdefault(term, numbers) & numbers)
+    return found
+
+
+def _cross(merged: dict[str, dict[str, str]], languages: Sequence[Sequence[str]], unclear: Set[str]) -> None:
+    """Let each variant of a row stand for the usual one of every other language."""
+    for terms in languages:
         for term in terms:
-            if len(term) > 1 and term not in _UNCLEAR:
-                merged.setdefault(fold(term), {}).setdefault(fold(other), other)
+            if len(term) > 1 and fold(term) not in unclear:
+                for other in languages:
+                    if other is not terms and fold(other[0]) != fold(term):
+                        merged.setdefault(fold(term), {}).setdefault(fold(other[0]), other[0])
 
 
 def _add(merged: dict[str, dict[str, str]], group: Sequence[str]) -> None:

@@ -1,0 +1,210 @@
+"""Sources of towers: one line each says where a network comes from and how items are prepared for it.
+
+    package:efficientnet-lite2          keras:ResNet50?weights=<file>      saved-model:<folder>
+    package:use-multilingual            keras-hub:<preset or folder>       tflite:<file>
+    package:minilm                      hf:<folder>
+
+Options follow as in an address: `?fit=pad&sha256=<hex>`. docs/towers.md lists them. Several, with commas between them,
+stand side by side. TensorFlow is imported when a network is loaded, not with this module.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from urllib.parse import unquote
+
+from encoders.tower_spec import Decoding, Fit, Modality, Resample, TextForm, TowerError, TowerSpec
+
+if TYPE_CHECKING:
+    from encoders.conversion import PictureNetwork, TextNetwork
+
+PACKAGED: Mapping[str, Modality] = {
+    "efficientnet-lite0": "picture",
+    "efficientnet-lite1": "picture",
+    "efficientnet-lite2": "picture",
+    "use-multilingual": "text",
+    "minilm": "text",
+}
+# Options of each kind of source, by what it encodes; None: any, the source looks at them itself.
+SCHEMES: Mapping[str, Mapping[Modality, frozenset[str] | None]] = {
+    "package": {"picture": frozenset(), "text": frozenset()},
+    "keras": {"picture": None},
+    "keras-hub": {"picture": frozenset(("pooling", "side")), "text": frozenset(("pooling", "tokens"))},
+    "hf": {"picture": frozenset(("pooling",)), "text": frozenset(("pooling", "tokens"))},
+    "saved-model": {"picture": frozenset(("sha256",)), "text": frozenset(("sha256",))},
+    "tflite": {"picture": frozenset(("sha256", "mean", "std"))},
+}
+COMMON: Mapping[Modality, frozenset[str]] = {
+    "picture": frozenset(("batch", "crop_ratio", "fit", "resample")),
+    "text": frozenset(("batch", "form", "prefix")),
+}
+CHOICES = {"fit": get_args(Fit), "resample": get_args(Resample), "form": get_args(TextForm), "pooling": ("cls", "max", "mean")}
+NUMBERS = {"batch": 1, "tokens": 3, "side": 1}
+RANGES = {"crop_ratio": (0.0, 1.0), "mean": (-1.0, 255.0), "std": (0.0, 255.0)}
+
+Pictures = TypeVar("Pictures", "PictureNetwork", TowerSpec)
+Texts = TypeVar("Texts", "TextNetwork", TowerSpec)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A specification that was read.
+
+    Attributes:
+        spec: as it was given.
+        modality: what the network encodes.
+        scheme: its kind, a key of SCHEMES.
+        name: what is looked up there: a package's tower, an application, a preset, a file or a folder.
+        options: those of the kind.
+        common: those of all kinds: how items are prepared, how many at once.
+    """
+
+    spec: str
+    modality: Modality
+    scheme: str
+    name: str
+    options: Mapping[str, str]
+    common: Mapping[str, str]
+
+
+def split_specs(spec: str) -> list[str]:
+    """Take apart specifications of towers that stand side by side; a comma in a path is no border."""
+    return re.split(rf",(?=(?:{'|'.join(SCHEMES)}):)", spec)
+
+
+def side_of_pair(spec: str, modality: Modality) -> str:
+    """Return the specification of one side of a pair: without the options of how items of the other side are prepared."""
+    foreign = {name for names in COMMON.values() for name in names} - COMMON[modality]
+    parts = []
+    for one in split_specs(spec):
+        name, _, query = one.partition("?")
+        kept = "&".join(option for option in query.split("&") if option.partition("=")[0] not in foreign)
+        parts.append(f"{name}?{kept}" if kept else name)
+    return ",".join(parts)
+
+
+def read_source(spec: str, modality: Modality) -> Source:
+    """Read a specification; nothing is looked up yet.
+
+    Raises:
+        TowerError: it is unknown, of the other modality, or has an option that means nothing.
+    """
+    scheme, separator, rest = spec.partition(":")
+    name, _, query = rest.partition("?")
+    if not separator or not name or scheme not in SCHEMES:
+        raise TowerError(
+            f"tower '{spec}' is unknown: give package:<{' | '.join(PACKAGED)}>, keras:<Application>?weights=<file>, "
+            "keras-hub:<preset or folder>, hf:<folder>, saved-model:<folder> or tflite:<file>"
+        )
+    if scheme == "package" and name not in PACKAGED:
+        raise TowerError(f"tower '{spec}' is unknown: the packaged ones are {', '.join(PACKAGED)}")
+    encodes = (PACKAGED[name],) if scheme == "package" else tuple(SCHEMES[scheme])
+    if modality not in encodes:
+        raise TowerError(f"tower '{spec}' encodes a {encodes[0]}, not a {modality}: name another one")
+    options = {key: unquote(value) for key, _, value in (part.partition("=") for part in query.split("&") if part)}
+    common = {key: options.pop(key) for key in sorted(COMMON[modality] & set(options))}
+    own = SCHEMES[scheme][modality]
+    unknown = [] if own is None else sorted(set(options) - own)
+    if unknown:
+        known = ", ".join(sorted((own or frozenset()) | COMMON[modality]))
+        raise TowerError(f"tower '{spec}' has the option '{unknown[0]}', which is unknown: known are {known}")
+    _check_values(spec, common if own is None else {**options, **common})
+    return Source(spec, modality, scheme, name, options, common)
+
+
+def _check_values(spec: str, options: Mapping[str, str]) -> None:
+    for name, value in options.items():
+        if name in CHOICES and value not in CHOICES[name]:
+            raise TowerError(f"tower '{spec}': {name} may be {', '.join(CHOICES[name])}")
+        if name in NUMBERS and not (value.isdecimal() and int(value) >= NUMBERS[name]):
+            raise TowerError(f"tower '{spec}': {name} is a number of at least {NUMBERS[name]}")
+        if name in RANGES and not RANGES[name][0] < _float(value) <= RANGES[name][1]:
+            least, most = RANGES[name]
+            raise TowerError(f"tower '{spec}': {name} is a number above {least:g} and at most {most:g}")
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def load_picture_network(source: Source) -> PictureNetwork:
+    """Build the network for pictures that a source names, prepared for as its options say.
+
+    Raises:
+        TowerError, ApplicationError, WeightsError: the source holds no such network.
+        ModuleNotFoundError: a package is not installed.
+    """
+    return prepare_pictures(source, _picture_network(source))
+
+
+def load_text_network(source: Source) -> TextNetwork:
+    """Build the network for texts that a source names, as `load_picture_network` does."""
+    return prepare_texts(source, _text_network(source))
+
+
+def prepare_pictures(source: Source, made: Pictures) -> Pictures:
+    """Return a network or tower for pictures, decoded as the source's options say, else as usual."""
+    given: dict[str, Any] = {name: source.common[name] for name in ("fit", "resample") if name in source.common}
+    if "crop_ratio" in source.common:
+        given["crop_ratio"] = float(source.common["crop_ratio"])
+    decoding = replace(made.decoding, **given)
+    return replace(made, decoding=decoding, weights_hash=_hash_with(made.weights_hash, decoding))
+
+
+def prepare_texts(source: Source, made: Texts) -> Texts:
+    """Return a network or tower for texts, written as the source's options say, else as usual."""
+    prefix = source.common.get("prefix", made.prefix)
+    form: Any = source.common.get("form", made.text_form)
+    return replace(made, prefix=prefix, text_form=form, weights_hash=_hash_with(made.weights_hash, prefix, form))
+
+
+def _hash_with(weights_hash: str, *preparation: Any) -> str:
+    """Hash how items are prepared into the hash of the weights; the usual way leaves it as it is."""
+    from encoders.weights import combine_hashes
+
+    if preparation in ((Decoding(),), ("", "as_is")):
+        return weights_hash
+    return combine_hashes(weights_hash, json.dumps([str(part) for part in preparation]))
+
+
+def _picture_network(source: Source) -> PictureNetwork:
+    if source.scheme == "package":
+        from encoders import efficientnet_lite
+
+        return efficientnet_lite.picture_network(source.name)
+    if source.scheme == "keras":
+        from encoders import keras_application
+
+        return keras_application.picture_network(source.name, source.options)
+    if source.scheme == "keras-hub":
+        from encoders import keras_hub_backbone
+
+        return keras_hub_backbone.picture_network(source.name, source.options)
+    from encoders import hugging_face
+
+    return hugging_face.picture_network(source.name, source.options)
+
+
+def _text_network(source: Source) -> TextNetwork:
+    if source.name == "minilm" and source.scheme == "package":
+        from encoders import bert
+
+        return bert.minilm_network()
+    if source.scheme == "package":
+        from encoders import sentence_encoder
+
+        return sentence_encoder.text_network()
+    if source.scheme == "keras-hub":
+        from encoders import keras_hub_backbone
+
+        return keras_hub_backbone.text_network(source.name, source.options)
+    from encoders import hugging_face
+
+    return hugging_face.text_network(source.name, source.options)
