@@ -215,7 +215,8 @@ def explain(given: argparse.Namespace) -> int:
     else:
         for one in told:
             print(one.verdict)  # a table's title is as narrow as its table
-            print_table("", ("fact", "value"), [{"fact": name, "value": value} for name, value in one.facts()])
+            if facts := [{"fact": name, "value": value} for name, value in one.facts()]:
+                print_table("", ("fact", "value"), facts)
             if one.neighbours:
                 rows = [near | {"score": f"{near['score']:.3f}"} for near in one.neighbours]
                 print_table(f"nearest to {one.product_id}", ("rank", "score", "product_id", "title"), rows)
