@@ -291,11 +291,12 @@ def gate(job: Job) -> None:
 def publish(job: Job) -> dict[str, Any]:
     """Check the version and make it the current one, if the gate lets it."""
     built = job.ended("build")
-    return timed(job, "publish", lambda: _publish(job, built["previous"]))
+    counts: dict[str, Any] = timed(job, "publish", lambda: _publish(job, built["previous"]))
+    finish_run(job.index, job.run)  # last, so that a run that is over has the marks of all its stages
+    return counts
 
 
 def _publish(job: Job, previous: str | None) -> dict[str, Any]:
     gate(job)
     manifest = publish_version(job.index, job.run.id, previous)
-    finish_run(job.index, job.run)
     return {"version": manifest.id, "products": manifest.items}
