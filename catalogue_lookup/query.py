@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Union
@@ -61,19 +61,25 @@ class QueryEncoder:
             BundleError: the bundle has no tower for it.
             ModuleNotFoundError: a package is missing; the message names the extra that brings it.
         """
-        vectors = {}
-        if image is not None:
-            vectors["picture"] = self._vector("picture", self._decode(image))
-        if text is not None:
-            cleaned = clean_text(text)
-            if not cleaned:
-                raise QueryError("the text is empty once it is cleaned: say what to look for")
-            vectors["text"] = self._vector("text", [cleaned])
-        if not vectors:
+        if text is None and image is None:
             raise QueryError("nothing to look for: give a text, a picture or both")
-        return self.bundle.fusion.query(vectors, {})[0]
+        return self.encode_many(None if text is None else [text], None if image is None else [image])[0]
 
-    def _vector(self, modality: str, items: Any) -> Float32:
+    def encode_many(self, texts: Sequence[str] | None, images: Sequence[Picture] | None) -> Float32:
+        """Return the vectors of queries of one kind, of which all have a text, or a picture, or both: float32[N, D].
+
+        Raises:
+            QueryError, BundleError, ModuleNotFoundError: as `encode` does.
+        """
+        vectors = {}
+        if images is not None:
+            vectors["picture"] = self.vectors("picture", np.stack([self._decode(image) for image in images]))
+        if texts is not None:
+            vectors["text"] = self.vectors("text", [_cleaned(text) for text in texts])
+        return self.bundle.fusion.query(vectors, {})
+
+    def vectors(self, modality: str, items: Any) -> Float32:
+        """Return vectors of the shared space, float32[N, d], of cleaned texts or decoded pictures."""
         features = self.bundle.views[modality].of_query(self._tower(modality).encode(items))
         return apply_head(self.bundle.heads[modality], features, block=1)
 
@@ -87,10 +93,17 @@ class QueryEncoder:
         side = self._tower("picture").spec.side
         assert side is not None
         try:
-            return decode_picture(_content(image), side)[None]
+            return decode_picture(_content(image), side)
         except PictureError as error:
             name = f" {os.fspath(image)}" if isinstance(image, str | os.PathLike) else ""
             raise QueryError(f"the picture{name} cannot be searched with: {error}") from error
+
+
+def _cleaned(text: str) -> str:
+    cleaned = clean_text(text)
+    if not cleaned:
+        raise QueryError("the text is empty once it is cleaned: say what to look for")
+    return cleaned
 
 
 def _content(image: Picture) -> bytes:

@@ -94,6 +94,13 @@ def parser() -> argparse.ArgumentParser:
     query.add_argument("-k", type=int, default=10, metavar="K", help="answers (default: %(default)s)")
     query.add_argument("--where", metavar="EXPR", help="filter, e.g. \"price < 50 and colour in ('red', 'blue')\"")
     query.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
+    evaluate = command("evaluate", "measure what a version finds for queries whose right answers are known")
+    evaluate.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
+    evaluate.add_argument("--version", metavar="ID", help="which one (default: the current one)")
+    evaluate.add_argument("--queries", required=True, metavar="FILE",
+                          help="labelled queries: CSV, TSV, JSON lines or Parquet (docs/quality.md)")  # fmt: skip
+    evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the intervals (default: %(default)s)")
+    evaluate.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
     withdraw = command("withdraw", "take recalled or forbidden products out of all answers")
     withdraw.add_argument("product_ids", nargs="*", metavar="PRODUCT_ID", help="id of a product")
     withdraw.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
@@ -114,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, extra = parser().parse_known_args(arguments)
     try:
         own = {"sample": _sample, "query": _query, "versions": _versions, "preview-views": _preview, "rollback": _rollback,
-               "verify": _verify, "withdraw": _withdraw}  # fmt: skip
+               "verify": _verify, "withdraw": _withdraw, "evaluate": _evaluate}  # fmt: skip
         if getattr(given, "version", None) is not None:
             own["publish"] = _publish
         if given.command in own:
@@ -139,7 +146,7 @@ def exit_code(error: Exception) -> int | None:
         return BAD_FLAG
     flags = ("CatalogueError", "WhereError", "UnknownProductError", "StageError", "BundleError", "TowerError", "QueryError",
              "FusionError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError",
-             "WithdrawError")  # fmt: skip
+             "WithdrawError", "LabelledQueriesError")  # fmt: skip
     codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
     codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED, "RefusedError": REFUSED, "IndexTooLargeError": REFUSED,
               "LockedError": LOCKED}
@@ -299,6 +306,26 @@ def _versions(given: argparse.Namespace) -> int:
         for v in found
     ]  # fmt: skip
     print_table(given.index, ("", "version", "sequence", "products", "recall@10", "created"), rows)
+    return DONE
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    prepare_process()
+    from pipelines import evaluation, measures
+    from pipelines.labelled_queries import read_labelled_queries
+    from pipelines.layout import Index
+
+    labelled = read_labelled_queries(given.queries)
+    with evaluation.open_version(Index(given.index), given.version) as version:
+        found = [evaluation.evaluate(version, queries) for queries in evaluation.labelled_sets(version, labelled)]
+    if given.json:
+        print(json.dumps(evaluation.rows(found, given.seed), ensure_ascii=False, indent=1))
+        return DONE
+    print(f"version {version.manifest.id}")
+    for one in found:
+        figures = one.figures(given.seed)
+        shown = [{"measure": name, **{search: figures[search][name] for search in figures}} for name in measures.NAMES]
+        print_table(f"{one.queries.name}: {len(one.queries.queries):,} queries", ("measure", *figures), shown)
     return DONE
 
 

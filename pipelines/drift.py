@@ -72,7 +72,7 @@ def measure_drift(index: Index, before: Manifest, after: Manifest) -> Drift:
     Raises:
         StorageError: a file of vectors is missing or damaged.
     """
-    old, new = (_files(index, manifest) for manifest in (before, after))
+    old, new = (files_of(index, manifest) for manifest in (before, after))
     first, second = common_items(old, new)
     if not len(first):
         return Drift(0, None)
@@ -83,7 +83,12 @@ def measure_drift(index: Index, before: Manifest, after: Manifest) -> Drift:
     return Drift(len(first), round(1 - kept / wanted, 4) if wanted else None)
 
 
-def _files(index: Index, manifest: Manifest) -> list[VectorsFile]:
+def files_of(index: Index, manifest: Manifest) -> list[VectorsFile]:
+    """Return the files of vectors of a version.
+
+    Raises:
+        StorageError: one is missing or damaged.
+    """
     files = []
     for name in manifest.vectors:
         path = storage.join(index.version(manifest.id), name)

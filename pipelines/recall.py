@@ -39,7 +39,7 @@ class VectorsFile:
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries of one kind: vectors, float32[Q, D], and the items they were made of, int64[Q]."""
+    """Queries of one kind: vectors, float32[Q, D], and the items they were made of, int64[Q], -1 for none."""
 
     kind: str
     vectors: Float32
@@ -62,31 +62,44 @@ def open_vectors(file: VectorsFile) -> Iterator[pq.ParquetFile]:
         raise storage.StorageError(f"{file.path} cannot be read: {error}; fuse it again") from error
 
 
-def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int) -> Iterator[tuple[int, Float32]]:
-    """Yield blocks of the vectors of items `first` to `stop - 1`: the block's first item and float32[B, D]."""
+def vector_blocks(
+    files: Sequence[VectorsFile], first: int, stop: int, column: str = VECTOR
+) -> Iterator[tuple[int, Float32]]:
+    """Yield blocks of the vectors of items `first` to `stop - 1`: the block's first item and float32[B, D].
+
+    Of a modality's column missing vectors are zeros, and blocks where all are missing are left out.
+    """
     start = 0
     for file in files:
         if start < stop and start + file.rows > first:
-            yield from _blocks_of(file, start, first, stop)
+            yield from _blocks_of(file, start, first, stop, column)
         start += file.rows
 
 
-def _blocks_of(file: VectorsFile, start: int, first: int, stop: int) -> Iterator[tuple[int, Float32]]:
+def _blocks_of(
+    file: VectorsFile, start: int, first: int, stop: int, column: str
+) -> Iterator[tuple[int, Float32]]:
     with open_vectors(file) as parquet:
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if start < stop and start + rows > first:
                 at = start
-                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[VECTOR], use_threads=False):
+                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False):
                     cut = batch.slice(max(first - at, 0), max(stop - max(at, first), 0))
-                    if cut.num_rows:
-                        yield max(at, first), _matrix(cut.column(VECTOR), cut.num_rows)
+                    if cut.num_rows > cut.column(column).null_count:
+                        yield max(at, first), _matrix(cut.column(column), cut.num_rows)
                     at += batch.num_rows
             start += rows
 
 
 def _matrix(column: pa.Array, rows: int) -> Float32:
-    return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(rows, -1)
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    if not column.null_count:
+        return values.reshape(rows, -1)
+    there = values.reshape(rows - column.null_count, -1)
+    matrix = np.zeros((rows, there.shape[1]), np.float32)
+    matrix[column.is_valid().to_numpy(zero_copy_only=False)] = there
+    return matrix
 
 
 def make_queries(
@@ -128,20 +141,23 @@ def _rows(files: Sequence[VectorsFile], wanted: npt.NDArray[np.int64]) -> Iterat
 
 
 def exact_neighbours(
-    files: Sequence[VectorsFile], queries: Queries, metric: Metric, neighbours: int = NEIGHBOURS, most: int | None = None
+    files: Sequence[VectorsFile], queries: Queries, metric: Metric, neighbours: int = NEIGHBOURS, most: int | None = None,
+    column: str = VECTOR,
 ) -> npt.NDArray[np.int64]:
     """Find the items closest to each query but its own among the first `most` (None: all) by looking at each.
 
+    With another `column` than the fused vectors, items that have no vector there are not among the closest.
     Returns int64[Q, neighbours], the closest first and of equally close ones the first item; -1 for none.
     """
     count = len(queries.items)
     best = np.full((count, neighbours), -np.inf, np.float32)
     items = np.full((count, neighbours), -1, np.int64)
-    for first, block in vector_blocks(files, 0, _total(files, most)):
+    for first, block in vector_blocks(files, 0, _total(files, most), column):
         near = closeness(metric, queries.vectors, block)
         own = queries.items - first
         inside = np.flatnonzero((own >= 0) & (own < len(block)))
         near[inside, own[inside]] = -np.inf
+        near[:, ~block.any(axis=1)] = -np.inf
         better = near > best[:, -1:]
         for row in np.flatnonzero(better.any(axis=1)).tolist():
             columns = np.flatnonzero(better[row])
@@ -164,7 +180,9 @@ def closeness(metric: Metric, queries: Float32, vectors: Float32) -> Float32:
     if metric == "dot":
         return products
     squares = np.einsum("nd,nd->n", vectors, vectors)
-    return products / np.sqrt(squares) if metric == "angular" else 2 * products - squares
+    if metric == "angular":
+        return np.divide(products, np.sqrt(squares), out=np.zeros_like(products), where=squares > 0)
+    return 2 * products - squares
 
 
 def recall_of(

@@ -182,7 +182,7 @@ def annoy_bytes(items: int, trees: int, dimension: int, metric: Metric) -> int:
     A file is nodes of one size s, a header and a vector: the items, the nodes of each tree, and a copy of each root (annoy
     1.17). A leaf holds the numbers of up to K = (s - o) / 4 items in the room of its vector and of what stands before it
     from byte o on. A tree of n > K items with leaves half full has 2 n / K of them, and as many splits but one.
-    Measured files of product vectors are 2 to 12 % smaller.
+    Files of 7,698 products at dimension 512 are 2 % smaller with 10 trees and 17 % with 200.
     """
     node = NODE_HEADER[metric] + 4 * dimension
     capacity = (node - (8 if metric in ("euclidean", "manhattan") else 4)) // 4
