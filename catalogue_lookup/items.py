@@ -52,7 +52,8 @@ class Items:
         """Give the columns, `product_id` and `order` among them."""
         return self._file.schema
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, in order."""
         return (self._file.get_batch(number) for number in range(self._file.num_record_batches))
 
     def _orders(self, batch: int) -> npt.NDArray[np.uint64]:
@@ -93,7 +94,7 @@ class Items:
     def _apply(self, where: str) -> npt.NDArray[np.bool_]:
         schema = pa.schema([field for field in self.schema if field.name != ORDER])
         fits = parse_where(where, schema)
-        masks = [fits.mask(batch) for batch in self._batches()]
+        masks = [fits.mask(batch) for batch in self.batches()]
         fitting = np.concatenate(masks) if masks else np.zeros(0, np.bool_)
         fitting.flags.writeable = False
         return fitting

@@ -124,6 +124,16 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
     explain.add_argument("--version", metavar="ID", help="in which one (default: the current one)")
     explain.add_argument("--json", action="store_true", help="print a list of objects instead of tables")
+    evaluate = command("evaluate", "measure what a version finds for queries whose right answers are known",
+                       handler=commands.evaluate)  # fmt: skip
+    evaluate.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
+    evaluate.add_argument("--version", metavar="ID", help="which one (default: the current one)")
+    evaluate.add_argument("--queries", required=True, metavar="FILE",
+                          help="labelled queries: CSV, TSV, JSON lines or Parquet (docs/quality.md)")  # fmt: skip
+    evaluate.add_argument("--column", action="append", default=[], metavar="NAME=SOURCE",
+                          help="map a column of the queries: text=query")  # fmt: skip
+    evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="seed of everything random (default: %(default)s)")
+    evaluate.add_argument("--json", action="store_true", help="print an object instead of a table")
     withdraw = command("withdraw", "take recalled or forbidden products out of all answers", handler=commands.withdraw)
     withdraw.add_argument("product_ids", nargs="*", metavar="PRODUCT_ID", help="id of a product")
     withdraw.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")

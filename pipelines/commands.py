@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from pipelines.config import SETTINGS, Config, ConfigError, read_config
+from pipelines.config import SETTINGS, Config, ConfigError, named_values, read_config
 from pipelines.exit_codes import DONE, NOT_INDEXED, STORAGE
 from pipelines.terminal import prepare_process, print_table
 
@@ -220,6 +220,24 @@ def explain(given: argparse.Namespace) -> int:
                 rows = [near | {"score": f"{near['score']:.3f}"} for near in one.neighbours]
                 print_table(f"nearest to {one.product_id}", ("rank", "score", "product_id", "title"), rows)
     return DONE if all(one.state == INDEXED for one in told) else NOT_INDEXED
+
+
+def evaluate(given: argparse.Namespace) -> int:
+    """Measure what a version finds."""
+    columns = named_values(given.column, "--column")
+    if given.seed < 0:
+        raise ConfigError(f"--seed is {given.seed}; it must be at least 0")
+    prepare_process()
+    from pipelines import evaluate as evaluating
+
+    version, results = evaluating.evaluate_labelled(given.index, given.version, given.queries, columns)
+    if given.json:
+        told = {"version": version, "results": [result.to_json(given.seed) for result in results]}
+        print(json.dumps(told, ensure_ascii=False, indent=1))
+    else:
+        print(f"version {version}")  # a table's title is as narrow as its table
+        print_table("", evaluating.TABLE, evaluating.table(results, given.seed))
+    return DONE
 
 
 def withdraw(given: argparse.Namespace) -> int:

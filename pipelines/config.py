@@ -238,11 +238,7 @@ def _convert(name: str, value: Any, where: str) -> Any:
     if base is Mapping:
         if isinstance(value, Mapping):
             return {str(key): str(part) for key, part in value.items()}
-        pairs = [item.partition("=") for item in value if isinstance(item, str)]
-        bad = next((key for key, equals, part in pairs if not (key and equals and part)), None)
-        if bad is not None or len(pairs) != len(value):
-            raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
-        return {key.strip(): part.strip() for key, _, part in pairs}
+        return named_values(value, where)
     if base is tuple:
         items = list(value) if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, str) for item in items):
@@ -254,6 +250,19 @@ def _convert(name: str, value: Any, where: str) -> Any:
     if not isinstance(value, base) or (base is int and isinstance(value, bool)):
         raise ConfigError(f"{where} takes {base.__name__}, not {value!r}")
     return value
+
+
+def named_values(given: Sequence[Any], where: str) -> dict[str, str]:
+    """Read NAME=VALUE as often as it is given.
+
+    Raises:
+        ConfigError: one is of another form; the message says where.
+    """
+    pairs = [item.partition("=") for item in given if isinstance(item, str)]
+    bad = next((key for key, equals, part in pairs if not (key and equals and part)), None)
+    if bad is not None or len(pairs) != len(given):
+        raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
+    return {key.strip(): part.strip() for key, _, part in pairs}
 
 
 def check(config: Config) -> Config:

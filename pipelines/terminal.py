@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@10", "rows", "seconds", "rows/s")
+_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@1", "recall@10", "recall@100", "mrr",
+            "ndcg@10", "rows", "seconds", "rows/s")  # fmt: skip
 
 
 def prepare_process() -> None:
