@@ -130,8 +130,7 @@ def publish(given: argparse.Namespace) -> int:
     from pipelines.operations import publish_existing
 
     with hold(config.index, f"publish {given.version}", create=False):
-        limits = Limits(config.min_recall, config.max_shrink, config.max_index_bytes)
-        manifest = publish_existing(Index(config.index), given.version, limits, given.force)
+        manifest = publish_existing(Index(config.index), given.version, Limits.of(config), given.force)
     print(f"version {manifest.id} is current: {manifest.items:,} products")
     return DONE
 

@@ -131,7 +131,10 @@ def test_flags_that_do_not_fit_are_refused(index: Path, tmp_path: Path, capsys: 
     assert "there is no version v7; see 'catalogue-index versions'" in capsys.readouterr().err
 
 
-def test_the_table_shows_figures_with_their_intervals(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_figures_with_their_intervals(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     path = write_queries(tmp_path, [("red", "", "P00003")])
     capsys.readouterr()
     assert cli.main(["evaluate", "--index", str(index), "--queries", str(path)]) == 0
