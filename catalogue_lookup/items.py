@@ -76,6 +76,12 @@ class Items:
                 return None
         return None
 
+    def first_from(self, order: int) -> int:
+        """Return the first item whose place in the one order is `order` or later; the number of items where there is none."""
+        batches = self._file.num_record_batches
+        number = max(bisect_left(range(batches), order, key=lambda batch: int(self._orders(batch)[0])) - 1, 0)
+        return number * self.batch_rows + int(np.searchsorted(self._orders(number), np.uint64(order))) if batches else 0
+
     def row(self, item: int) -> dict[str, Any]:
         """Return the columns of an item, its `product_id` among them."""
         batch, row = divmod(item, self.batch_rows)

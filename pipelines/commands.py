@@ -224,18 +224,31 @@ def explain(given: argparse.Namespace) -> int:
 def evaluate(given: argparse.Namespace) -> int:
     """Measure what a version finds."""
     columns = named_values(given.column, "--column")
-    if given.seed < 0:
-        raise ConfigError(f"--seed is {given.seed}; it must be at least 0")
+    for name, least in (("seed", 0), ("sample", 1)):
+        if getattr(given, name) < least:
+            raise ConfigError(f"--{name} is {getattr(given, name)}; it must be at least {least}")
+    if given.queries is not None and given.catalogue:
+        raise ConfigError("--catalogue is where pictures of queries that are made lie: it does not go with --queries")
+    if given.queries is None and columns:
+        raise ConfigError("--column maps a column of labelled queries: give --queries FILE")
     prepare_process()
     from pipelines import evaluate as evaluating
 
-    version, results = evaluating.evaluate_labelled(given.index, given.version, given.queries, columns)
-    if given.json:
-        told = {"version": version, "results": [result.to_json(given.seed) for result in results]}
-        print(json.dumps(told, ensure_ascii=False, indent=1))
+    if given.queries is not None:
+        robustness = given.seed if given.robustness else None
+        told = evaluating.evaluate_labelled(given.index, given.version, given.queries, columns, robustness)
     else:
-        print(f"version {version}")  # a table's title is as narrow as its table
-        print_table("", evaluating.TABLE, evaluating.table(results, given.seed))
+        told = evaluating.evaluate_itself(
+            given.index, given.version, given.sample, given.seed, given.catalogue, given.robustness
+        )
+    if given.json:
+        print(json.dumps(told.to_json(given.seed), ensure_ascii=False, indent=1))
+        return DONE
+    print(f"version {told.version}")  # a table's title is as narrow as its table
+    if told.results:
+        print_table("", evaluating.TABLE, told.table(given.seed))
+    for sentence in told.missing:
+        print(sentence)
     return DONE
 
 
