@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.evaluated import Evaluated, read_evaluated
-from pipelines.evaluation import Change, QuerySet, Result, Version, evaluate, labelled_sets, of_fused, open_version
+from pipelines.evaluation import Change, QuerySet, Result, Version, as_shopped, evaluate, labelled_sets, open_version
 from pipelines.labelled_queries import LabelledQueriesError, read_labelled_queries
 from pipelines.layout import Index
 from pipelines.measures import NAMES, Figure, difference
@@ -140,7 +140,7 @@ def evaluate_version(index: Index, version: str, path: str, columns: Mapping[str
         return known
     started = time.monotonic()
     with open_version(index, version) as opened:
-        found = of_fused(result for queries in labelled_sets(opened, labelled) for result in evaluate(opened, queries))
+        found = as_shopped(result for queries in labelled_sets(opened, labelled) for result in evaluate(opened, queries))
     kinds = {
         kind: {"queries": len(result.queries.queries), "lacking": result.queries.lacking}
         | {name: figure.to_json() for name, figure in result.figures(seed).items()}

@@ -186,7 +186,7 @@ def evaluate(version: Version, queries: QuerySet, *changes: Change) -> list[Resu
         ranked = nearest(vectors, partial(all_blocks, version.files, column), metric)
         results.append(Result(queries, changes, by, EXACT, ranked, measures.measure(ranked, queries.judgements)))
         if by == FUSED:
-            ranked = _through_annoy(version, vectors)
+            ranked = through_annoy(version, vectors)
             results.append(Result(queries, changes, by, ANNOY, ranked, measures.measure(ranked, queries.judgements)))
     return results
 
@@ -267,7 +267,8 @@ def _compared(version: Version, by: str) -> tuple[Fusion, str, Metric]:
     return Fusion("concatenation", {by: 1.0}), modality_vector(by), "angular"
 
 
-def _through_annoy(version: Version, vectors: Float32) -> measures.Items:
+def through_annoy(version: Version, vectors: Float32) -> measures.Items:
+    """Return the answers through Annoy to each query: int64[Q, 100], -1 for none."""
     ranked = np.full((len(vectors), DEPTH), -1, np.int64)
     for row, vector in enumerate(vectors):
         first, _ = search_shards(version.shards, vector, 10, version.manifest.search_k)
@@ -277,6 +278,6 @@ def _through_annoy(version: Version, vectors: Float32) -> measures.Items:
     return ranked
 
 
-def of_fused(results: Iterable[Result]) -> Mapping[str, Result]:
+def as_shopped(results: Iterable[Result]) -> Mapping[str, Result]:
     """Return what shoppers get, by set: the results through Annoy of queries as they are."""
     return {result.queries.name: result for result in results if result.search == ANNOY and not result.changes}

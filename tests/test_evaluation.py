@@ -17,7 +17,17 @@ from catalogue_lookup import open_index
 from catalogue_lookup.query import QueryEncoder
 from encoders.bundle import open_bundle
 from pipelines import cli, exit_codes
-from pipelines.evaluation import ANNOY, EXACT, FUSED, encode, evaluate_vectors, labelled_sets, nearest, open_version
+from pipelines.evaluation import (
+    ANNOY,
+    EXACT,
+    FUSED,
+    encode,
+    evaluate_vectors,
+    labelled_sets,
+    nearest,
+    open_version,
+    through_annoy,
+)
 from pipelines.labelled_queries import Query, read_labelled_queries
 from pipelines.layout import Index
 from pipelines.measures import NAMES, Judgement
@@ -190,3 +200,16 @@ def test_each_query_has_its_own_measures(index: Path, tmp_path: Path) -> None:
         assert result.values.shape == (2, len(NAMES))
         assert result.values[1].tolist() == [0] * len(NAMES)
         assert result.figures(0)["mrr"].value == pytest.approx(result.values[0, NAMES.index("mrr")] / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(150, 1), (0, None)])
+def test_versions_of_several_annoy_files_and_of_no_products(tmp_path: Path, count: int, rank: int | None) -> None:
+    products = draw_products(count)
+    make_version(tmp_path, "v1", products, max_items_per_shard=40)
+    with open_version(Index(str(tmp_path)), "v1") as version:
+        asked = products.fused[[5, 100]] if count else np.ones((2, version.manifest.dimension), np.float32)
+        ranked = through_annoy(version, asked)
+    assert ranked.shape == (2, 100)
+    assert ranked[:, 0].tolist() == ([5, 100] if rank else [-1, -1])
+    found = [row[row >= 0] for row in ranked]
+    assert all(len(row) == len(set(row.tolist())) == min(count, 100) for row in found)

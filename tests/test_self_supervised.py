@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import product, write_pictures, write_shards
 from shop_files import write_jsonl
 from version_maker import draw_products, make_version
 
+from catalogue_lookup.items import Items
 from pipelines import cli, exit_codes, self_supervised
 from pipelines.evaluate import evaluate_itself
 from pipelines.evaluation import QuerySet, open_version
@@ -121,6 +123,18 @@ def test_a_sample_is_nearly_that_of_a_version_with_other_products(tmp_path: Path
             orders = [int(version.items.row(item)["product_id"][1:]) for item in items]
             assert len(set(orders)) == 50
     assert len(names[0] & names[1]) >= 40
+
+
+def test_items_are_found_by_their_place_in_the_order(tmp_path: Path) -> None:
+    """Three batches; equal orders stand at the end of one and the beginning of the next."""
+    orders = [10, 20, 30, 30, 50, 60, 2**64 - 1]
+    table = pa.table({"order": pa.array(orders, pa.uint64()), "product_id": [str(place) for place in range(7)]})
+    with pa.OSFile(str(tmp_path / "items.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+    items = Items(tmp_path / "items.arrow", 3, 7)
+    for order in (0, 10, 11, 30, 31, 50, 55, 60, 61, 2**64 - 1):
+        assert items.first_from(order) == next(place for place, one in enumerate(orders) if one >= order)
+    items.close()
 
 
 def test_queries_of_one_product_find_it_and_figures_are_the_same_again(shop: Path) -> None:
