@@ -98,6 +98,16 @@ class OpenVersion:
         self._copy = copy
         self._on_sale = _OnSale({}, None, len(self))
 
+    @property
+    def shards(self) -> tuple[AnnoyShard, ...]:
+        """Give the Annoy files."""
+        return tuple(self._shards)
+
+    @property
+    def items(self) -> Items:
+        """Give ids and columns."""
+        return self._items
+
     def __len__(self) -> int:
         return sum(shard.items for shard in self._shards)
 

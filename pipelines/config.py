@@ -74,6 +74,13 @@ class Config:
     publish: bool = setting(True, "publish the version when it is complete")
     min_recall: float = setting(0.95, "recall@10 against exact search that a version is published with, at least")
     max_shrink: float = setting(0.10, "share of the current version's products that the next one may lack")
+    evaluation: str | None = setting(
+        None, "labelled queries that each version is evaluated by before it is published: CSV, TSV, JSON lines or Parquet"
+    )
+    evaluation_column: Mapping[str, str] = setting({}, "map a column of the labelled queries: NAME=SOURCE, e.g. text=query")
+    max_evaluation_drop: float = setting(
+        0.02, "by how much nDCG@10 and recall@10 of the labelled queries may be below the current version's"
+    )
     keep_versions: int = setting(7, "newest versions that stay when a run prunes the index after publishing; 0: it does not")
     grace_hours: float = setting(24.0, "hours that what is no longer needed stays for those who may still read it")
 
@@ -152,7 +159,8 @@ CATALOGUE_SETTINGS = (
     "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
 RUN_SETTINGS = ("refit_statistics", "keep_versions", "grace_hours")
-BUILD_SETTINGS = ("metric", "trees", "max_index_bytes", "max_items_per_shard", "publish", "min_recall", "max_shrink")
+BUILD_SETTINGS = ("metric", "trees", "max_index_bytes", "max_items_per_shard", "publish", "min_recall", "max_shrink",
+                  "evaluation", "evaluation_column", "max_evaluation_drop")  # fmt: skip
 VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation", "text_operation", "synonyms",
                  "cross_language")
 PREVIEW_SETTINGS = (
@@ -247,11 +255,7 @@ def _convert(name: str, value: Any, where: str) -> Any:
     if base is Mapping:
         if isinstance(value, Mapping):
             return {str(key): str(part) for key, part in value.items()}
-        pairs = [item.partition("=") for item in value if isinstance(item, str)]
-        bad = next((key for key, equals, part in pairs if not (key and equals and part)), None)
-        if bad is not None or len(pairs) != len(value):
-            raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
-        return {key.strip(): part.strip() for key, _, part in pairs}
+        return named_values(value, where)
     if base is tuple:
         items = list(value) if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, str) for item in items):
@@ -263,6 +267,19 @@ def _convert(name: str, value: Any, where: str) -> Any:
     if not isinstance(value, base) or (base is int and isinstance(value, bool)):
         raise ConfigError(f"{where} takes {base.__name__}, not {value!r}")
     return value
+
+
+def named_values(given: Sequence[Any], where: str) -> dict[str, str]:
+    """Read NAME=VALUE as often as it is given.
+
+    Raises:
+        ConfigError: one is of another form; the message says where.
+    """
+    pairs = [item.partition("=") for item in given if isinstance(item, str)]
+    bad = next((key for key, equals, part in pairs if not (key and equals and part)), None)
+    if bad is not None or len(pairs) != len(given):
+        raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
+    return {key.strip(): part.strip() for key, _, part in pairs}
 
 
 def check(config: Config) -> Config:
@@ -278,7 +295,7 @@ def check(config: Config) -> Config:
         value = getattr(config, name)
         if value is not None and value < minimum:
             raise ConfigError(f"{flag(name)} is {value}; it must be at least {minimum}")
-    for name in ("max_reject_rate", "min_recall", "max_shrink"):
+    for name in ("max_reject_rate", "min_recall", "max_shrink", "max_evaluation_drop"):
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"{flag(name)} is {getattr(config, name)}; it is a share between 0 and 1")
     if not 0 <= config.holdout < 1:

@@ -20,6 +20,7 @@ from pipelines.catalogue import pieces
 from pipelines.config import Config, ConfigError, given_weights
 from pipelines.gate import publish_command
 from pipelines.job import Job, open_catalogue, open_job
+from pipelines.labelled_queries import read_labelled_queries
 from pipelines.layout import Index
 from pipelines.outlook import shown_total
 from pipelines.prune import prune
@@ -75,6 +76,9 @@ def adapt_bundle(given: Bundle, config: Config, take: bool = True) -> Bundle:
 
 def open_run(config: Config, flags: Sequence[str], bundle: Bundle | None = None) -> tuple[Job, Bundle]:
     """Find the bundle, unless it is given, and the unfinished run of this catalogue, or start a new one."""
+    if config.evaluation is not None:
+        # What cannot be used at the end of the night is refused at its beginning.
+        read_labelled_queries(config.evaluation, config.evaluation_column)
     bundle = bundle or resolve_bundle(config, flags)
     folder = storage.join(Index(config.index).bundles, bundle.hash)
     towers = {m: (storage.join(folder, "towers", m), spec) for m, spec in bundle.towers.items()}

@@ -25,6 +25,7 @@ from pipelines.collect import Collect, mark_collected, uncollected
 from pipelines.counts import shown, told
 from pipelines.drift import drift_since
 from pipelines.encode import Encode, EncodeSettings
+from pipelines.evaluate import evaluate_version
 from pipelines.fuse import Fuse, FuseSettings
 from pipelines.gate import Limits, RefusedError, judge
 from pipelines.ingest import Ingest, IngestSettings, ingest_first
@@ -274,16 +275,19 @@ def _tuning(job: Job, manifest: Manifest) -> str:
 
 
 def gate(job: Job) -> None:
-    """Hold the version to the limits; nothing is held against the current one.
+    """Evaluate the version where there are labelled queries, and hold it to the limits; nothing is held against the current one.
 
     Raises:
+        LabelledQueriesError: the queries cannot be used.
         RefusedError: naming all reasons, which are kept beside its manifest.
     """
     previous = job.ended("build")["previous"]
     if read_current(job.index) == job.run.id:
         return
-    limits = Limits(job.config.min_recall, job.config.max_shrink, job.config.max_index_bytes)
-    reasons = judge(job.index, job.run.id, previous, limits)
+    config = job.config
+    if config.evaluation is not None:
+        evaluate_version(job.index, job.run.id, config.evaluation, config.evaluation_column, config.seed)
+    reasons = judge(job.index, job.run.id, previous, Limits.of(config))
     if reasons:
         raise RefusedError(job.index, job.run.id, reasons)
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _UNFOLDED = 100_000  # characters: the longest text that a table shows has fewer
-_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@10", "rows", "seconds", "rows/s")
+_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@1", "recall@10", "recall@100", "mrr",
+            "ndcg@10", "rows", "seconds", "rows/s")  # fmt: skip
 
 
 def prepare_process() -> None:

@@ -55,12 +55,12 @@ class Shop:
 
     def text(self, *texts: str) -> np.ndarray:
         """Return the mean of texts."""
-        return unit(unit(self.encoder._vector("text", list(texts)).astype(np.float64)).mean(axis=0))
+        return unit(unit(self.encoder.encode("text", list(texts)).astype(np.float64)).mean(axis=0))
 
     def image(self, *numbers: int) -> np.ndarray:
         """Return the mean of photos."""
-        pictures = np.concatenate([self.encoder._decode(photo(number)) for number in numbers])
-        return unit(unit(self.encoder._vector("picture", pictures).astype(np.float64)).mean(axis=0))
+        pictures = self.encoder.decode([photo(number) for number in numbers])
+        return unit(unit(self.encoder.encode("picture", pictures).astype(np.float64)).mean(axis=0))
 
     def words(self, **of: np.ndarray) -> np.ndarray:
         """Return the query of one vector a modality in the space of the index."""
@@ -108,10 +108,10 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     bundle = replace(made, folder=made.folder.rename(root / "bundles" / made.hash))
     encoder = QueryEncoder(bundle)
     drawn = draw_products(COUNT)
-    pictures = np.concatenate([encoder._decode(photo(int(name[1:]))) for name in drawn.ids])
+    pictures = encoder.decode([photo(int(name[1:])) for name in drawn.ids])
     modalities = {
-        "picture": encoder._vector("picture", pictures),
-        "text": encoder._vector("text", [f"{row['title']} {row['colour']}" for row in drawn.rows]),
+        "picture": encoder.encode("picture", pictures),
+        "text": encoder.encode("text", [f"{row['title']} {row['colour']}" for row in drawn.rows]),
     }
     present = {"picture": drawn.present["picture"], "text": np.arange(COUNT) % 5 != 3}
     present["picture"] |= ~present["text"]
