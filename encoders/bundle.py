@@ -5,6 +5,9 @@
     heads/<modality>.npz        the head of each
     structured/                 the fitted transform of structured columns, where there is one
 
+Reviews are a modality of products without tower and head of their own: they are texts, and go through those of texts, where
+the fusion gives them a weight.
+
 The hash covers all but the figures of the training: equal bundles have equal hashes wherever they were made. The bytes
 of a transform's graph differ between equal fits, so the hash covers what was fitted, `structured/statistics.json`, in
 place of them; they are checked like all files.
@@ -21,8 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from encoders.fusion import Fusion, FusionError
-from encoders.heads import Head, HeadError
+from encoders.heads import Float32, Head, HeadError, apply_head
 from encoders.integrity import (
     IntegrityError,
     SealedJson,
@@ -40,6 +46,14 @@ from encoders.towers import Tower, load_tower
 FORMAT = 1
 BUNDLE_FILE = "bundle.json"
 STRUCTURED_FOLDER, STATISTICS_FILE = "structured", "statistics.json"
+
+
+REVIEWS = "reviews"
+
+
+def tower_of(modality: str) -> str:
+    """Name the modality whose tower and head a modality of products goes through."""
+    return "text" if modality == REVIEWS else modality
 
 
 class BundleError(ValueError):
@@ -74,6 +88,21 @@ class Bundle:
     def dimension(self) -> int:
         """Give D, the dimension of fused vectors."""
         return self.fusion.dimension(next(iter(self.heads.values())).dimension_out)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Name the modalities that products have vectors of: those of the towers, and reviews where they have a weight."""
+        return (*self.towers, *((REVIEWS,) if self.fusion.weights.get(REVIEWS) else ()))
+
+    def views_of(self, modality: str) -> Views:
+        """Return what views a modality's stored features are made of: of reviews none are made."""
+        return Views() if modality == REVIEWS else self.views[modality]
+
+    def vectors(self, modality: str, features: npt.NDArray[np.floating[Any]]) -> Float32:
+        """Carry stored features of a modality, float16 or float32[N, D], into the shared space: float32[N, d], unit norm."""
+        if modality == REVIEWS:
+            features = self.views[tower_of(modality)].of_query(np.asarray(features, np.float32))
+        return apply_head(self.heads[tower_of(modality)], features)
 
     def load_tower(self, modality: str, form: str | None = None, threads: int | None = None) -> Tower:
         """Load the tower of a modality, by default in its LiteRT form where it has one.
@@ -188,7 +217,7 @@ def _check_fit(
     shared = {modality: head.dimension_out for modality, head in heads.items()}
     if len(set(shared.values())) > 1:
         raise BundleError(f"heads give vectors of different dimensions {shared}: train them together")
-    if not set(fusion.modalities) <= set(heads):
+    if not set(map(tower_of, fusion.modalities)) <= set(heads):
         raise BundleError(f"fusion weighs {', '.join(fusion.modalities)}, but there are only heads for {', '.join(heads)}")
     fitted = 0 if structured is None else structured["dimension"]
     if fusion.structured_weight and fusion.structured_dimension != fitted:

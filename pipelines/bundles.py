@@ -9,7 +9,16 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from encoders.bundle import BUNDLE_FILE, STRUCTURED_FOLDER, Bundle, open_bundle, read_statistics, write_bundle
+from encoders.bundle import (
+    BUNDLE_FILE,
+    REVIEWS,
+    STRUCTURED_FOLDER,
+    Bundle,
+    open_bundle,
+    read_statistics,
+    tower_of,
+    write_bundle,
+)
 from encoders.fusion import STRUCTURED, Fusion
 from encoders.integrity import files_below
 from pipelines import storage
@@ -97,9 +106,12 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
     """
     given = given_weights(config)
     weights = (DEFAULT_WEIGHTS if base is None else dict(base.weights)) | given
-    weights = {name: weight for name, weight in weights.items() if name in modalities or name == STRUCTURED}
+    if not weights.get(REVIEWS):  # not a modality of the bundle's, rather than one without a weight
+        weights.pop(REVIEWS, None)
+    weights = {name: weight for name, weight in weights.items() if tower_of(name) in modalities or name == STRUCTURED}
     for name in sorted(given.keys() - weights.keys()):
-        _log.warning("--weight %s=%s has no effect: the bundle has no %s tower", name, config.weight[name], name)
+        if tower_of(name) not in modalities:
+            _log.warning("--weight %s=%s has no effect: the bundle has no %s tower", name, config.weight[name], tower_of(name))
     if weights.get(STRUCTURED) and structured is None:
         raise ConfigError(
             f"--weight {STRUCTURED}={weights[STRUCTURED]:g}: the bundle has no statistics of structured columns: fit them "
