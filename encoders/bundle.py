@@ -40,7 +40,7 @@ from encoders.integrity import (
     verify_files,
 )
 from encoders.pooling import PoolingError, Views
-from encoders.tower_spec import SPEC_FILE, TowerError, TowerSpec
+from encoders.tower_spec import LITERT, SPEC_FILE, TowerError, TowerSpec
 from encoders.towers import Tower, load_tower
 
 FORMAT = 1
@@ -113,7 +113,10 @@ class Bundle:
         """
         if modality not in self.towers:
             raise BundleError(f"bundle {self.folder} has no {modality} tower (towers: {', '.join(self.towers)})")
-        return load_tower(self.folder / "towers" / modality, form, threads)
+        return load_tower(self.folder / "towers" / modality, form or self._thin_form(modality), threads)
+
+    def _thin_form(self, modality: str) -> str | None:
+        return LITERT if LITERT in self.towers[modality].forms else None
 
 
 def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:

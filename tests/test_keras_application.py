@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import keras
@@ -15,18 +14,6 @@ from encoders.keras_application import ApplicationError
 from encoders.presets import build_tower
 from encoders.towers import load_tower
 from encoders.weights import WeightsError
-
-
-@pytest.fixture(scope="module")
-def application_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save random weights of the smallest MobileNet without its top."""
-    keras.utils.set_random_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
-    with warnings.catch_warnings():
-        # numpy 2.4 on TensorFlow's variables, which Keras saves.
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        keras.applications.MobileNet(include_top=False, weights=None, alpha=0.25).save_weights(path)
-    return path
 
 
 def test_a_keras_application_answers_as_keras_does(application_weights: Path, tmp_path: Path) -> None:
