@@ -56,7 +56,7 @@ def test_the_magento_shop_is_indexed_with_its_html_several_pictures_and_reviews(
     assert (report.rows, report.indexed) == (185, 185)
     assert report.encoded["text"] == 185
     assert 185 < report.encoded["picture"] <= 370
-    assert report.encoded["reviews"] == 348
+    assert report.encoded["reviews"] == 348 - 2  # two repeat another of their product
     with open_index(index) as opened:
         (best,) = opened.search(text="Chaz Kangeroo Hoodie", k=1)
         assert best.columns["title"] == "Chaz Kangeroo Hoodie"
