@@ -1,6 +1,6 @@
 """Measures search on products that training never saw, from a catalogue to its published vectors.
 
-    python -m benchmarks.quality sample  --work DIR [--products N]
+    python -m benchmarks.quality sample  --work DIR [--products N] [--weight M=W]
     python -m benchmarks.quality fashion --work DIR --catalogue 'fashion/*.parquet'
 
 A fifth of the products, by the hash of their ids, is held out of training (`train --holdout 0.2`); queries are
@@ -122,13 +122,13 @@ def build(catalogue: str, index: Path, **settings: Any) -> Unseen:
     return Unseen(str(index), report.version)
 
 
-def measure_sample(work: Path, products: int) -> None:
-    """Print the share of right colours and types among the first ten answers."""
+def measure_sample(work: Path, products: int, weights: Sequence[str]) -> None:
+    """Print the share of right colours and types among the first ten answers, with weights as `run` takes them."""
     write_sample(str(work / "sample"), products, seed=0)
     catalogue = f"{work}/sample/*.parquet"
     pixels = raw_pixel_tower(work / "raw-pixels")
     for name, settings in (("default-towers", {}), ("raw-16x16-pixels", {"picture_tower": pixels})):
-        unseen = build(catalogue, work / name, **settings)
+        unseen = build(catalogue, work / name, weight=weights, **settings)
         columns = [unseen.column("colour"), unseen.column("product_type")]
         asked, words = combinations(columns), ShopWords.load()
         relevant = relevant_to(columns, asked)
@@ -178,12 +178,13 @@ def main() -> None:
     parser.add_argument("what", choices=("sample", "fashion"))
     parser.add_argument("--work", type=Path, required=True, help="folder for indexes; features in it are used again")
     parser.add_argument("--products", type=int, default=3000, help="products of the sample (default: %(default)s)")
+    parser.add_argument("--weight", action="append", default=[], metavar="M=W", help="as of `run`, for the sample")
     parser.add_argument("--catalogue", help="the fashion catalogue")
     parser.add_argument("--phrase-languages", action="append", default=[], help="as of `train`, for the fashion catalogue")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     if given.what == "sample":
-        measure_sample(given.work, given.products)
+        measure_sample(given.work, given.products, given.weight)
     elif given.catalogue:
         measure_fashion(given.work, given.catalogue, given.phrase_languages)
     else:

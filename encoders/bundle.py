@@ -7,6 +7,9 @@
     structured/                 the fitted transform of structured columns, where there is one
     training/curves.png         loss and validation recall by round, where heads were trained
 
+Reviews are a modality of products without tower and head of their own: they are texts, and go through those of texts, where
+the fusion gives them a weight.
+
 The hash covers all but the figures of the training: equal bundles have equal hashes wherever they were made. The bytes
 of a transform's graph differ between equal fits, so the hash covers what was fitted, `structured/statistics.json`, in
 place of them, and leaves the curves out; they are checked like all files.
@@ -23,8 +26,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from encoders.fusion import Fusion, FusionError, Gate
-from encoders.heads import Head, HeadError
+from encoders.heads import Float32, Head, HeadError, apply_head
 from encoders.integrity import (
     IntegrityError,
     SealedJson,
@@ -36,13 +42,21 @@ from encoders.integrity import (
     verify_files,
 )
 from encoders.pooling import PoolingError, Views
-from encoders.tower_spec import SPEC_FILE, TowerError, TowerSpec
+from encoders.tower_spec import LITERT, SPEC_FILE, TowerError, TowerSpec
 from encoders.towers import Tower, load_tower
 
 FORMAT = 1
 BUNDLE_FILE = "bundle.json"
 STRUCTURED_FOLDER, STATISTICS_FILE = "structured", "statistics.json"
 GATE_FILE, CURVES_FILE = "fusion.npz", "training/curves.png"
+
+
+REVIEWS = "reviews"
+
+
+def tower_of(modality: str) -> str:
+    """Name the modality whose tower and head a modality of products goes through."""
+    return "text" if modality == REVIEWS else modality
 
 
 class BundleError(ValueError):
@@ -84,6 +98,21 @@ class Bundle:
         """Give D, the dimension of fused vectors."""
         return self.fusion.dimension(next(iter(self.heads.values())).dimension_out)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Name the modalities that products have vectors of: those of the towers, and reviews where they have a weight."""
+        return (*self.towers, *((REVIEWS,) if self.fusion.weights.get(REVIEWS) else ()))
+
+    def views_of(self, modality: str) -> Views:
+        """Return what views a modality's stored features are made of: of reviews none are made."""
+        return Views() if modality == REVIEWS else self.views[modality]
+
+    def vectors(self, modality: str, features: npt.NDArray[np.floating[Any]]) -> Float32:
+        """Carry stored features of a modality, float16 or float32[N, D], into the shared space: float32[N, d], unit norm."""
+        if modality == REVIEWS:
+            features = self.views[tower_of(modality)].of_query(np.asarray(features, np.float32))
+        return apply_head(self.heads[tower_of(modality)], features)
+
     def load_tower(self, modality: str, form: str | None = None, threads: int | None = None) -> Tower:
         """Load the tower of a modality, by default in its LiteRT form where it has one.
 
@@ -93,7 +122,10 @@ class Bundle:
         """
         if modality not in self.towers:
             raise BundleError(f"bundle {self.folder} has no {modality} tower (towers: {', '.join(self.towers)})")
-        return load_tower(self.folder / "towers" / modality, form, threads)
+        return load_tower(self.folder / "towers" / modality, form or self._thin_form(modality), threads)
+
+    def _thin_form(self, modality: str) -> str | None:
+        return LITERT if LITERT in self.towers[modality].forms else None
 
 
 def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
@@ -197,7 +229,7 @@ def _check_fit(
     shared = {modality: head.dimension_out for modality, head in heads.items()}
     if len(set(shared.values())) > 1:
         raise BundleError(f"heads give vectors of different dimensions {shared}: train them together")
-    if not set(fusion.modalities) <= set(heads):
+    if not set(map(tower_of, fusion.modalities)) <= set(heads):
         raise BundleError(f"fusion weighs {', '.join(fusion.modalities)}, but there are only heads for {', '.join(heads)}")
     gate = fusion.check_gate() if fusion.kind == "attention" else fusion.gate
     if gate is not None and (not set(gate.modalities) <= set(heads) or {gate.dimension} != set(shared.values())):

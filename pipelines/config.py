@@ -21,9 +21,9 @@ FORMATS = ("auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "
 FUSIONS = ("concatenation", "weighted_sum", "mean", "max", "attention")
 LOSSES = ("contrastive", "sigmoid")
 DEFAULT_FUSION = "concatenation"
-MODALITIES = ("picture", "text")
+MODALITIES = ("picture", "text", "reviews")
 DEFAULT_PHRASE_LANGUAGES = {"en": 0.65, "zh": 0.35}
-DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "structured": 0.0}
+DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "reviews": 0.0, "structured": 0.0}
 
 
 class ConfigError(ValueError):
@@ -56,6 +56,7 @@ class Config:
         (), "folder, URI prefix or host that pictures may be read from (default: the catalogue's own folders)"
     )
     max_pictures: int = setting(8, "pictures of a product that are used, at most")
+    max_reviews: int = setting(16, "reviews of a product that are used, the most helpful first, at most")
     max_pixels: int = setting(50_000_000, "pixels a picture may have by its header, at most")
     strict: bool = setting(False, "reject the whole product where its picture or price is bad")
     max_reject_rate: float = setting(0.05, "share of the rows that may be rejected before the run fails")
@@ -123,8 +124,8 @@ class Config:
         None, "how the vectors of a product's modalities become one (default: the bundle's; trained: concatenation)"
     )
     weight: Mapping[str, str] = setting(
-        {}, "weight of a modality in the fused vector, picture=0.5, or share of structured columns, structured=0.2 (default: "
-        "the bundle's; trained: chosen on validation products, no structured columns)"
+        {}, "weight of a modality in the fused vector, picture=0.5 or reviews=0.2, or share of structured columns, "
+        "structured=0.2 (default: the bundle's; trained: chosen on validation products, no reviews and no structured columns)"
     )
     refit_statistics: bool = setting(False, "fit the statistics of structured columns anew on this catalogue first")
     phrases: tuple[str, ...] = setting((), "columns that training makes phrases from (default: found by their names)")
@@ -155,8 +156,8 @@ SETTINGS = {f.name: f for f in fields(Config)}
 _TYPES = get_type_hints(Config)
 
 CATALOGUE_SETTINGS = (
-    "catalogue", "format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "max_reject_rate",
-    "limit", "unit_items", "partition_rows", "seed",
+    "catalogue", "format", "column", "text", "keep", "allow_root", "max_pictures", "max_reviews", "max_pixels", "strict",
+    "max_reject_rate", "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
 RUN_SETTINGS = ("refit_statistics", "keep_versions", "grace_hours")
 BUILD_SETTINGS = ("metric", "trees", "max_index_bytes", "max_items_per_shard", "publish", "min_recall", "max_shrink",
@@ -288,7 +289,7 @@ def check(config: Config) -> Config:
     Raises:
         ConfigError: naming the flag, the value and what it may be.
     """
-    least = {"max_pictures": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
+    least = {"max_pictures": 1, "max_reviews": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
              "max_index_bytes": 1, "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
              "epochs": 0, "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
     for name, minimum in least.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.changes import Changes
-from pipelines.counts import each, moved, shown
+from pipelines.counts import each, moved, plural, shown
 from pipelines.evaluated import Evaluated, read_evaluated
 from pipelines.job import Job
 from pipelines.layout import Run, read_json
@@ -82,7 +82,7 @@ class Report:
 
     def lines(self) -> Iterable[str]:
         """Yield the report for a person."""
-        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {each(self.encoded, '{}s')}"
+        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {each(self.encoded, plural)}"
         yield from self.catalogue_lines()
         if self.recall is not None:
             yield f"recall@10 {self.recall:g}{moved(self.moved, self.probes)}"

@@ -22,7 +22,7 @@ from pipelines import pictures, storage
 from pipelines.build import TREES, build_version
 from pipelines.changes import Changes, comparable
 from pipelines.collect import Collect, mark_collected, uncollected
-from pipelines.counts import shown, told
+from pipelines.counts import plural, shown, told
 from pipelines.drift import drift_since
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.evaluate import evaluate_version
@@ -108,7 +108,7 @@ def _plan(job: Job) -> dict[str, Any]:
     since = comparable(job.index, ingested["since"])
     settings = PlanSettings(
         job.index, job.run, job.spaces, job.uris, tuple(roots), job.config.max_pictures, job.config.unit_items,
-        job.config.strict, since, job.schema.text_columns, job.withdrawn,
+        job.config.strict, since, job.schema.content_columns, job.withdrawn, job.schema.max_reviews,
     )  # fmt: skip
     _collect(job)
     parts = job.partitions()
@@ -150,7 +150,7 @@ def reencoded(job: Job) -> list[str]:
     for modality, why in other_spaces(job.index, since, job.spaces, job.towers).items():
         outlook = job.outlook.get(modality)
         cost = "they are in store: nothing is encoded again" if outlook is None else (
-            f"{outlook.products:,} products' {modality}s are encoded again: {outlook}"
+            f"{outlook.products:,} products' {plural(modality)} are encoded again: {outlook}"
         )  # fmt: skip
         lines.append(f"{modality} features are others than those of version {since}: {why}; {cost}")
     return lines
