@@ -131,7 +131,7 @@ class Ranker:
     def from_npz(cls, path: Path) -> Ranker:
         """Read what `to_npz` wrote; raises RankingError, naming the file, where it is not whole."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 modalities, kinds = tuple(archive["modalities"].tolist()), tuple(archive["kinds"].tolist())
                 return cls(modalities, kinds, *(archive[name] for name in ARRAYS))
         except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:

@@ -15,7 +15,7 @@ products that those were trained on are surer than of others.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
 from typing import Any
@@ -42,7 +42,8 @@ class RankingSettings:
     """Settings of training.
 
     pool: products that the candidates of a query are found among; candidates: those it is contrasted with, as many as the
-    lookup ranks anew for ten answers; steps: of `queries` queries each, `steps_per_pool` of them in one pool.
+    lookup ranks anew for ten answers; steps: of `queries` queries each, `steps_per_pool` of them in one pool, and no more
+    than `epochs` passes over the products give.
     """
 
     attention_units: int = 64
@@ -52,6 +53,7 @@ class RankingSettings:
     queries: int = 128
     steps: int = 600
     steps_per_pool: int = 16
+    epochs: int | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     feature_dropout: float = 0.3
@@ -162,12 +164,16 @@ def train_ranker(
     modalities = tuple(heads)
     model = RankerModel(modalities, next(iter(heads.values())).dimension_out, settings.attention_units, settings.hidden_units,
                         settings.seed)  # fmt: skip
-    trainer = _Trainer(model, settings)
-    steps = 0
-    for arrays in islice(_steps(data, heads, fusion, settings), settings.steps):
+    pools = replace(data, batch_rows=settings.pool)
+    passes = settings.steps if settings.epochs is None else settings.epochs
+    steps = min(settings.steps, passes * pools.steps_per_epoch * settings.steps_per_pool)
+    trainer = _Trainer(model, settings, steps)
+    for arrays in islice(_steps(pools, heads, fusion, settings), steps):
         trainer.train(arrays)
-        steps += 1
-    figures = compare(model.ranker(), heads, fusion, data.validation(), settings.candidates, settings.seed)
+    batch = data.validation()
+    pool = pool_of({name: apply_head(head, _whole(batch, name)) for name, head in heads.items()}, batch.present, fusion)
+    figures = compare(model.ranker(), pool, apply_head(heads["text"], batch.queries), batch.answers, settings.candidates,
+                      settings.seed)  # fmt: skip
     for found in figures.values():
         found["kept"] = bool(found["queries"] >= LEAST_QUERIES and found["attention"] - found["cosine"] > 2 * found["error"])
     kept = tuple(kind for kind, found in figures.items() if found["kept"])
@@ -177,22 +183,20 @@ def train_ranker(
 
 
 def compare(
-    ranker: Ranker, heads: Mapping[str, Head], fusion: Fusion, batch: TrainingBatch, candidates: int, seed: int
+    ranker: Ranker, pool: Pool, texts: Float32, answers: Mask, candidates: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Rank the products of a batch by both, for each kind of query that its modalities allow.
+    """Rank the products of a pool by both, for each kind of query that its modalities allow.
 
-    The product whose picture is asked by is left out: its own picture would find it. Figures: `queries`, nDCG@10 by
-    `cosine` and by `attention` (None without queries), the standard `error` of their mean difference.
+    Takes the vectors of texts, float32[Q, d], and what they find, bool[Q, B]. The product whose picture is asked by is left
+    out: its own picture would find it. Figures: `queries`, nDCG@10 by `cosine` and by `attention` (None without queries),
+    the standard `error` of their mean difference.
     """
     rng = np.random.default_rng(seed)
-    vectors = {name: apply_head(head, _whole(batch, name)) for name, head in heads.items()}
-    pool = pool_of(vectors, batch.present, fusion)
-    texts = apply_head(heads["text"], batch.queries) if len(batch.queries) else np.zeros((0, ranker.dimension), np.float32)
     figures: dict[str, dict[str, Any]] = {}
-    for kind in kinds_of(heads):
-        asked = pool.ask(kind, texts, batch.answers, pool.vectors, rng, leave_out=True)
-        if not len(asked.answers):
-            figures[kind] = {"queries": 0, "cosine": None, "attention": None, "error": None}
+    for kind in kinds_of(pool.vectors):
+        figures[kind] = {"queries": 0, "cosine": None, "attention": None, "error": None}
+        asked = pool.ask(kind, texts, answers, pool.vectors, rng, leave_out=True) if answers.any() else None
+        if asked is None or not len(asked.answers):
             continue
         again = np.full_like(asked.cosine, -np.inf)
         for row, nearest in enumerate(asked.nearest(candidates)):
@@ -208,9 +212,9 @@ def compare(
     return figures
 
 
-def kinds_of(heads: Mapping[str, Head]) -> tuple[QueryKind, ...]:
-    """Return the kinds of queries that the modalities allow."""
-    return QUERY_KINDS if "picture" in heads else ("text", "product")
+def kinds_of(modalities: Container[str]) -> tuple[QueryKind, ...]:
+    """Return the kinds of queries that modalities allow, texts being one."""
+    return QUERY_KINDS if "picture" in modalities else ("text", "product")
 
 
 def _whole(batch: TrainingBatch, name: str) -> Float32:
@@ -218,40 +222,29 @@ def _whole(batch: TrainingBatch, name: str) -> Float32:
 
 
 def _steps(
-    data: ArrayTrainingData, heads: Mapping[str, Head], fusion: Fusion, settings: RankingSettings
+    pools: ArrayTrainingData, heads: Mapping[str, Head], fusion: Fusion, settings: RankingSettings
 ) -> Iterator[tuple[Float32, ...]]:
     """Give arrays of one step after the other: what `RankerModel.correct` takes, cosines and right answers, [Q, K] both."""
-    rng = np.random.default_rng(settings.seed)
-    pools = replace(data, batch_rows=settings.pool)
+    rng, kinds = np.random.default_rng(settings.seed), kinds_of(heads)
 
     def noisy(name: str, features: Features) -> Float32:
         kept = rng.random(features.shape, np.float32) >= settings.feature_dropout
         mean = heads[name].mean
         return apply_head(heads[name], np.asarray(mean + (features - mean) * kept / (1 - settings.feature_dropout), np.float32))
 
-    if not np.any(~data.validation_rows):
-        return
     for epoch in count():
-        found = False
         for batch in pools.train_batches(epoch):
-            if not batch.answers.any():
-                continue
-            found = True
             pool = pool_of({name: noisy(name, _whole(batch, name)) for name in heads}, batch.present, fusion)
             examples = {name: noisy(name, _whole(batch, name)) for name in heads}
-            rows = rng.permutation(len(batch.queries))[: settings.steps_per_pool * settings.queries]
-            texts = noisy("text", batch.queries[rows])
-            for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // settings.queries)):
-                kinds = kinds_of(heads)
+            texts = noisy("text", batch.queries)
+            for _ in range(settings.steps_per_pool):
+                parts = np.array_split(rng.permutation(len(texts))[: settings.queries], len(kinds))
                 asked = [
-                    pool.ask(kind, texts[own], batch.answers[rows[own]], examples, rng, leave_out=False)
-                    for kind, own in zip(kinds, np.array_split(part, len(kinds)), strict=True)
+                    pool.ask(kind, texts[own], batch.answers[own], examples, rng, leave_out=False)
+                    for kind, own in zip(kinds, parts, strict=True)
                 ]
-                arrays = [_arrays(pool, one, tuple(heads), settings.candidates) for one in asked if len(one.answers)]
-                if arrays:
-                    yield tuple(np.concatenate(same) for same in zip(*arrays, strict=True))
-        if not found:
-            return
+                arrays = [_arrays(pool, one, tuple(heads), settings.candidates) for one in asked]
+                yield tuple(np.concatenate(same) for same in zip(*arrays, strict=True))
 
 
 def _arrays(pool: Pool, asked: Asked, modalities: tuple[str, ...], candidates: int) -> tuple[Float32, ...]:
@@ -270,11 +263,11 @@ def _arrays(pool: Pool, asked: Asked, modalities: tuple[str, ...], candidates: i
 class _Trainer:
     """Hold the model, the optimizer and the compiled step."""
 
-    def __init__(self, model: RankerModel, settings: RankingSettings) -> None:
+    def __init__(self, model: RankerModel, settings: RankingSettings, steps: int) -> None:
         self.model, self.dropout = model, settings.dropout
         self.log_scale = keras.Variable(-np.log(settings.temperature), dtype="float32", name="log_scale")
         self.variables = [*model.variables.values(), self.log_scale]
-        rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, settings.steps)
+        rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, max(steps, 1))
         self.optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
         self.optimizer.exclude_from_weight_decay(var_names=["hidden_bias", "log_scale"])
         self.optimizer.build(self.variables)

@@ -122,7 +122,7 @@ def _rank(config: Config, heads: Mapping[str, Head], fusion: Fusion, data: Array
     if not len(data.queries):
         raise ConfigError("--ranking attention: the catalogue has no titles or phrases to train it with")
     _log.info("train: what ranks candidates by attention")
-    return train_ranker(data, heads, fusion, RankingSettings(seed=config.seed))
+    return train_ranker(data, heads, fusion, RankingSettings(seed=config.seed, epochs=config.epochs or None))
 
 
 def _report(figures: Mapping[str, Any]) -> None:
