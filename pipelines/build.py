@@ -88,6 +88,7 @@ def build_version(
         fusion=bundle.fusion.to_json(), modalities=settings.modalities, bundle=bundle.hash, n_trees=choice.trees,
         search_k=search_k, measured=measured, columns=built.columns, annoy=built.annoy, items_file=built.items_file,
         vectors=tuple(file["file"] for file in present), files={**vectors, **built.files, **_copy_rejects(rejects, folder)},
+        ranking=bundle.ranker.kinds if bundle.ranker is not None else (),
     )  # fmt: skip
     storage.write_whole(storage.join(folder, MANIFEST_FILE), manifest.to_json())
     return manifest

@@ -123,7 +123,9 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
     if fusion.kind == "attention":
         fusion.check_gate()
         if REVIEWS in fusion.modalities:
-            raise ConfigError(f"--weight {REVIEWS}: fusion by attention learned to weigh pictures and texts alone: choose another")
+            raise ConfigError(
+                f"--weight {REVIEWS}: fusion by attention learned to weigh pictures and texts alone: choose another"
+            )
     return fusion
 
 
@@ -132,7 +134,7 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
 
     It has the same towers and heads, the fusion and the views that the configuration asks for, and other statistics of
     structured columns where a folder of them is given. Where nothing differs, it is the same bundle. Only other views
-    have to be encoded.
+    have to be encoded. A ranker is left out where the modalities are fused otherwise than it was trained with.
 
     Raises:
         ConfigError: structured columns have a weight and no statistics.
@@ -152,11 +154,20 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
             "fusion %s in place of the bundle's %s: a new bundle of the same towers and heads; nothing is encoded again",
             _shown(fusion), _shown(bundle.fusion),
         )  # fmt: skip
+    ranker, training = bundle.ranker, bundle.training
+    if ranker is not None and _of_modalities(fusion) != _of_modalities(bundle.fusion):
+        _log.warning("the ranking by attention was trained with the fusion %s: it is left out, and cosine ranks; train --ranking "
+                     "attention again to have it", _shown(bundle.fusion))  # fmt: skip
+        ranker, training = None, {**training, "ranking": {**training.get("ranking", {}), "kept": False}}
     towers = {modality: bundle.folder / "towers" / modality for modality in bundle.towers}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
-        made = write_bundle(folder, towers, bundle.heads, fusion, views, bundle.training, structured or own, bundle.curves)
+        made = write_bundle(folder, towers, bundle.heads, fusion, views, training, structured or own, bundle.curves, ranker)
         return open_at(adopt(made, index) if take else install(made, index))
+
+
+def _of_modalities(fusion: Fusion) -> tuple[str, dict[str, float]]:
+    return fusion.kind, {name: fusion.weights[name] for name in fusion.modalities}
 
 
 def _shown(fusion: Fusion) -> str:

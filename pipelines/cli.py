@@ -17,6 +17,7 @@ from pipelines.config import (
     CATALOGUE_SETTINGS,
     IMPORT_SETTINGS,
     PREVIEW_SETTINGS,
+    RANKINGS,
     RUN_SETTINGS,
     TRAINING_SETTINGS,
     Config,
@@ -115,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
         query.add_argument(f"--minus-{kind}", metavar=metavar, action="append", help="what answers are not to be like")
     query.add_argument("--weight", metavar="M=W", action="append", default=[],
                        help="weight of a modality in this query, text=0.3; one that is not named does not count")  # fmt: skip
+    query.add_argument("--ranking", choices=RANKINGS, help="what ranks the answers (default: what the bundle was trained for)")
     query.add_argument("-k", type=int, default=10, metavar="K", help="answers (default: %(default)s)")
     query.add_argument("--where", metavar="EXPR", help="filter, e.g. \"price < 50 and colour in ('red', 'blue')\"")
     query.add_argument("--json", action="store_true", help="print a list of objects instead of a table")

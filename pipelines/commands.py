@@ -87,7 +87,7 @@ def query(given: argparse.Namespace) -> int:
     with open_index(given.index, bundle=given.bundle) as index:
         hits = index.search(
             text=given.text, image=given.image, product_id=given.product_id, k=given.k, where=given.where,
-            minus=minus, weights=weights,
+            minus=minus, weights=weights, ranking=given.ranking,
         )  # fmt: skip
     if given.json:
         rows = [{"rank": h.rank, "product_id": h.product_id, "score": h.score, **h.columns} for h in hits]

@@ -20,6 +20,7 @@ POOLINGS = ("mean", "concatenation")
 FORMATS = ("auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "merchant", "shopify", "woocommerce")
 FUSIONS = ("concatenation", "weighted_sum", "mean", "max", "attention")
 LOSSES = ("contrastive", "sigmoid")
+RANKINGS = ("cosine", "attention")
 DEFAULT_FUSION = "concatenation"
 MODALITIES = ("picture", "text", "reviews")
 DEFAULT_PHRASE_LANGUAGES = {"en": 0.65, "zh": 0.35}
@@ -139,6 +140,10 @@ class Config:
     max_phrases: int = setting(20_000, "distinct phrases encoded for training, at most")
     epochs: int = setting(0, "epochs of training, at most (0: as many as pay)")
     loss: Literal["contrastive", "sigmoid"] = setting("contrastive", "what heads are trained by")
+    ranking: Literal["cosine", "attention"] = setting(
+        "cosine", "what ranks answers: attention also fits what ranks candidates anew, and keeps it for the kinds of queries for "
+        "which it finds more than cosine on validation products"
+    )  # fmt: skip
     remove_gap: bool = setting(False, "take the mean of each modality's vectors over the catalogue away from them")
     group: str | None = setting(
         None, "column that says which products are variants of one: they, and products of equal titles, are validated or "
@@ -171,7 +176,7 @@ PREVIEW_SETTINGS = (
 IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
     "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "phrase_languages",
-    "words", "max_training_products", "max_phrases", "epochs", "loss", "remove_gap", "group", "tensorboard", "holdout",
+    "words", "max_training_products", "max_phrases", "epochs", "loss", "ranking", "remove_gap", "group", "tensorboard", "holdout",
 )  # fmt: skip
 
 
@@ -302,7 +307,7 @@ def check(config: Config) -> Config:
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
     for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS),
-                          ("loss", LOSSES)):  # fmt: skip
+                          ("loss", LOSSES), ("ranking", RANKINGS)):  # fmt: skip
         if getattr(config, name) not in (*allowed, SETTINGS[name].default):
             raise ConfigError(f"{flag(name)} is '{getattr(config, name)}'; it may be {', '.join(allowed)}")
     if config.views > 1 and config.view_pooling == "concatenation":
