@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoders.fusion import Fusion, FusionError, Gate
+from encoders.fusion import Fusion, FusionError
+from encoders.gate import Gate, GateError
 from encoders.heads import Float32, Head, HeadError, apply_head
 from encoders.integrity import (
     IntegrityError,
@@ -151,7 +152,7 @@ def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
     try:
         verify_files(folder, read_entries(content["files"]), verify)
         return _read(folder, content)
-    except (IntegrityError, HeadError, TowerError, FusionError, PoolingError, RankingError) as error:
+    except (IntegrityError, HeadError, TowerError, FusionError, GateError, PoolingError, RankingError) as error:
         raise BundleError(str(error)) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise _lacking(path, error) from error

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from encoders.fusion import Gate
+from encoders.gate import Gate
 from encoders.heads import Head
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def head_of(model: keras.Model) -> Head:
 
 
 def gate_model(modalities: int, dimension: int, units: int, seed: int) -> keras.Model:
-    """Build the Keras model that `fusion.Gate` describes, before its softmax: float32[B, M * d + M] -> float32[B, M].
+    """Build the Keras model that `gate.Gate` describes, before its softmax: float32[B, M * d + M] -> float32[B, M].
 
     It begins by weighing all modalities alike.
     """

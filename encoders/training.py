@@ -2,7 +2,7 @@
 
 Products' vectors, of each modality, are drawn towards the queries they answer and away from the others, so that
 picture and text come to lie in one space with the queries. The text head serves queries and indexed texts alike. With
-`gate`, the small network that weighs a product's modalities (`encoders.fusion.Gate`) learns beside the heads.
+`gate`, the small network that weighs a product's modalities (`encoders.gate.Gate`) learns beside the heads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from encoders.fusion import Fusion, Gate
+from encoders.fusion import Fusion
+from encoders.gate import Gate
 from encoders.heads import BLOCK_ROWS, Head, apply_head, random_head
 from encoders.losses import contrastive_loss, sigmoid_loss
 from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of

@@ -13,7 +13,7 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, ConfigError):
         return BAD_FLAG
     flags = ("CatalogueError", "WhereError", "UnknownProductError", "StageError", "BundleError", "TowerError", "QueryError",
-             "FusionError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError",
+             "FusionError", "GateError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError",
              "WithdrawError", "LabelledQueriesError")  # fmt: skip
     codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
     codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED, "RefusedError": REFUSED, "IndexTooLargeError": REFUSED,

@@ -11,7 +11,8 @@ from version_maker import Products, draw_products, make_version
 
 from catalogue_lookup.query import QueryEncoder
 from encoders.bundle import write_bundle
-from encoders.fusion import Fusion, FusionKind, Gate
+from encoders.fusion import Fusion, FusionKind
+from encoders.gate import Gate
 from encoders.heads import random_head
 from encoders.ranking import Ranker
 from pipelines import layout

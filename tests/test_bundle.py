@@ -16,7 +16,8 @@ from version_maker import FUSION, SHARED, write_heads, write_towers
 
 from encoders import integrity
 from encoders.bundle import Bundle, BundleError, open_bundle, write_bundle
-from encoders.fusion import Fusion, Gate
+from encoders.fusion import Fusion
+from encoders.gate import Gate
 from encoders.heads import Head, random_head
 from encoders.integrity import FileEntry, IntegrityError, describe_file, read_entries, verify_files
 from encoders.pooling import Views

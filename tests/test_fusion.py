@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders.fusion import Fusion, FusionError, FusionKind, Gate
+from encoders.fusion import Fusion, FusionError, FusionKind
+from encoders.gate import Gate, GateError
 
 KINDS: tuple[FusionKind, ...] = ("concatenation", "weighted_sum", "mean", "max")
 ROWS, D = 40, 6
@@ -275,18 +276,18 @@ def test_attention_without_a_gate_and_gates_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(FusionError, match="fusion by attention needs a gate, which is trained: train --fusion attention"):
         Fusion("attention", WEIGHTS_OF_GATE).fuse(vectors, {})
-    with pytest.raises(FusionError, match=r"gate arrays of shapes .* do not fit 2 modalities: train it again"):
+    with pytest.raises(GateError, match=r"gate arrays of shapes .* do not fit 2 modalities: train it again"):
         gate(bias=np.zeros(3))
-    with pytest.raises(FusionError, match="gate array 'bias' has values that are not finite: train it again"):
+    with pytest.raises(GateError, match="gate array 'bias' has values that are not finite: train it again"):
         gate(bias=np.array([0, np.nan]))
     other = {name: np.ones((3, D + 1), np.float32) for name in vectors}
-    with pytest.raises(FusionError, match=f"the gate weighs vectors of dimension {D}: train it with these heads"):
+    with pytest.raises(GateError, match=f"the gate weighs vectors of dimension {D}: train it with these heads"):
         Fusion("attention", WEIGHTS_OF_GATE, gate=gate()).fuse(other, {})
     gate().to_npz(tmp_path / "fusion.npz")
     assert Gate.from_npz(tmp_path / "fusion.npz") == gate()
     assert Gate.from_npz(tmp_path / "fusion.npz") != gate(seed=1)
     (tmp_path / "fusion.npz").write_bytes(b"no")
-    with pytest.raises(FusionError, match=r"gate file '.*fusion.npz' cannot be read .*: write the bundle again"):
+    with pytest.raises(GateError, match=r"gate file '.*fusion.npz' cannot be read .*: write the bundle again"):
         Gate.from_npz(tmp_path / "fusion.npz")
 
 
