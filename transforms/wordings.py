@@ -104,13 +104,25 @@ _UNSPACED = {
     "zh": _Unspaced(particle="的", adjectives=(), spaced=0.3, particled=0.15),
     "ja": _Unspaced(particle="の", adjectives=("い", "の"), spaced=0.6, particled=0.2),
 }
+# What shoppers say around a phrase when they ask for it, in one of five.
+_REQUESTS: Frames = {
+    "en": ("looking for {}", "i want {}", "i need {}", "buy {}", "show me {}", "{} please", "do you have {}", "{} online"),
+    "zh": ("想买{}", "我要{}", "有没有{}", "找{}", "推荐{}", "请问有{}吗", "想要一个{}"),
+    "de": ("suche {}", "ich möchte {}", "{} kaufen", "haben Sie {}", "zeig mir {}", "{} gesucht"),
+    "es": ("busco {}", "quiero {}", "comprar {}", "tienen {}", "necesito {}", "{} por favor"),
+    "fr": ("je cherche {}", "je voudrais {}", "acheter {}", "avez-vous {}", "montrez-moi {}", "{} s'il vous plaît"),
+    "ja": ("{}が欲しい", "{}を探しています", "{}はありますか", "{} 通販", "{}をください"),
+}
+_REQUESTED = 0.2
 
 
 def word_phrase(chosen: Mapping[str, str], language: str, rng: np.random.Generator, words: ShopWords) -> str:
-    """Put values, one a role, into a phrase of a language of the tables; brands and unknown words stay as they are."""
-    if language in _UNSPACED:
-        return _unspaced(chosen, language, rng, words)
-    return _spaced(chosen, language, rng, words)
+    """Put values, one a role, into a phrase of a language of the tables; brands and unknown words stay as they are.
+
+    One phrase of five is asked for in a few words more ("looking for red shoes").
+    """
+    phrase = (_unspaced if language in _UNSPACED else _spaced)(chosen, language, rng, words)
+    return pick(_REQUESTS[language], rng).format(phrase) if rng.random() < _REQUESTED else phrase
 
 
 def _spaced(chosen: Mapping[str, str], language: str, rng: np.random.Generator, words: ShopWords) -> str:
