@@ -29,8 +29,8 @@ from encoders.fusion import Fusion
 from encoders.heads import Head, apply_head
 from encoders.ranking import LEAST_CANDIDATES, QUERY_KINDS, QueryKind, Ranker
 from encoders.ranking_model import RankerModel
-from encoders.selection import LEAST_QUERIES, ndcg_at_10
-from encoders.training_data import ArrayTrainingData, Features, TrainingBatch
+from encoders.selection import ndcg_at_10
+from encoders.training_data import LEAST_QUERIES, ArrayTrainingData, Features, TrainingBatch
 
 Float32 = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]

@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from encoders.fusion import Fusion
 from encoders.heads import Head, apply_head
-from encoders.training_data import TrainingBatch
+from encoders.training_data import LEAST_QUERIES, TrainingBatch
 
 GRID = tuple(round(0.1 * tenths, 1) for tenths in range(1, 10))
-LEAST_QUERIES = 100  # of fewer the best weights are those of chance
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from encoders.gate import Gate
 from encoders.heads import BLOCK_ROWS, Head, apply_head, random_head
 from encoders.losses import contrastive_loss, sigmoid_loss
 from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
-from encoders.training_data import ArrayTrainingData, Features, Mask, TrainingBatch, TrainingData
+from encoders.training_data import LEAST_QUERIES, ArrayTrainingData, Features, Mask, TrainingBatch, TrainingData
 from encoders.training_rounds import Round, log_round
 
 Float32 = npt.NDArray[np.float32]
@@ -85,12 +85,12 @@ def train_heads(
 ) -> TrainedHeads:
     """Fit one head a modality; `dimensions` says which modalities there are and how wide their features are.
 
-    Keeps the heads of the round with the best mean recall@10 of `evaluate_heads` on the validation batch;
-    without validation queries all rounds run and the last counts. A modality that no training product has, and all
-    of them where there are no queries, get a `random_head`; then there is no gate. Equal data, settings, versions,
-    machine and thread count give equal heads. `watch` is told each round. Figures: `settings`, `trained` modalities,
-    `steps`, `epochs` (passes), `best_epoch`, `seconds`, by round its last step and mean `loss` and recall@10 by modality,
-    and `validation`: recall@1 and recall@10 by modality.
+    Keeps the heads of the round with the best mean recall@10 of `evaluate_heads` on the validation batch; with fewer than
+    `LEAST_QUERIES` validation queries, of which the best round would be that of chance, all rounds run and the last counts.
+    A modality that no training product has, and all of them where there are no queries, get a `random_head`; then there is
+    no gate. Equal data, settings, versions, machine and thread count give equal heads. `watch` is told each round.
+    Figures: `settings`, `trained` modalities, `steps`, `epochs` (passes), `best_epoch`, `seconds`, by round its last step and
+    mean `loss` and recall@10 by modality, and `validation`: recall@1 and recall@10 by modality.
     """
     settings = settings or TrainingSettings()
     started = time.monotonic()
@@ -102,6 +102,7 @@ def train_heads(
     trainer = _Trainer(moments, steps, settings)
     batches = _endless(data)
     validation = data.validation()
+    chosen = len(validation.queries) >= LEAST_QUERIES
     best_score, best_step = -1.0, 0
     best_recalls: Mapping[str, Mapping[str, float]] = {}
     rounds: list[Round] = []
@@ -114,7 +115,7 @@ def train_heads(
         recalls = evaluate_heads(current, validation, weighing)
         rounds.append(Round(done, steps, loss, recalls))
         watch(rounds[-1])
-        score = float(np.mean([recall["recall@10"] for recall in recalls.values()])) if recalls else float(done)
+        score = float(np.mean([recall["recall@10"] for recall in recalls.values()])) if chosen else float(done)
         if score > best_score:
             best_score, best_step, best_recalls = score, done, recalls
             heads.update(current)

@@ -20,6 +20,8 @@ Ids = npt.NDArray[np.integer[Any]]
 _RUN_ROWS = 64  # rows read side by side from a file, and shuffled as one
 _BUFFER_ROWS = 8192
 
+LEAST_QUERIES = 100  # of fewer validation queries, what is best for them is best by chance
+
 
 @dataclass(frozen=True)
 class TrainingBatch:
