@@ -40,6 +40,20 @@ from transforms.shop_words import LANGUAGES, ShopWords
 
 HOLDOUT = 0.2
 ROLES = ("colour", "audience", "kind")  # of a phrase about fashion
+# Wordings that no training phrase has: of what was asked for, the words differ too, as "my wife" for women.
+OTHER_WORDINGS = {
+    "en": (
+        "looking for {kind} to give to {person}, the colour should be {colour}",
+        "{kind} that {audience} can wear in a {colour} tone",
+        "{colour} coloured {kind}, {audience} size",
+    ),
+    "zh": (
+        "想买一件{audience}穿的{kind}，颜色要{colour}",
+        "{colour}系的{kind}，{audience}可以穿",
+        "{audience}款{kind}，{colour}款式",
+    ),
+}
+PERSONS = {"Men": "my husband", "Women": "my wife", "Boys": "my little son", "Girls": "my daughter", "Unisex": "anybody"}
 
 
 def raw_pixel_tower(folder: Path) -> str:
@@ -181,6 +195,17 @@ def measure_fashion(work: Path, catalogue: str, languages: Sequence[str]) -> Non
     for language in LANGUAGES:
         scores = unseen.scores([ask(ROLES, values, language, words) for values in combined])
         show(language, partial(ndcg_at_10, relevant=relevant), scores)
+    print("  the same in wordings that no training phrase has:")
+    for language, frames in OTHER_WORDINGS.items():
+        for frame in frames:
+            scores = unseen.scores([ask_otherwise(frame, values, language, words) for values in combined])
+            show(f"{language} '{frame}'", partial(ndcg_at_10, relevant=relevant), scores)
+
+
+def ask_otherwise(frame: str, values: Sequence[str], language: str, words: ShopWords) -> str:
+    """Say colour, sex and kind by a frame."""
+    said = [value.lower() if language == "en" else words.translate(value, language) for value in values]
+    return frame.format(**dict(zip(ROLES, said, strict=True)), person=PERSONS[values[1]])
 
 
 def ask(roles: Sequence[str], values: Sequence[str], language: str, words: ShopWords) -> str:
