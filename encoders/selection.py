@@ -1,4 +1,4 @@
-"""Fusion weights chosen on the validation products: those with which queries find most among fused vectors."""
+"""Fusion weights chosen on the validation products: those with which texts and photos find most among fused vectors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from encoders.fusion import Fusion
 from encoders.heads import Head, apply_head
 from encoders.training_data import LEAST_QUERIES, TrainingBatch
 
+# With it photos find about as much as pictures turned, cropped and lit otherwise do (docs/quality.md).
+PHOTO_DROPOUT = 0.7
 GRID = tuple(round(0.1 * tenths, 1) for tenths in range(1, 10))
 
 
@@ -35,25 +37,37 @@ def ndcg_at_10(similarity: npt.NDArray[np.float32], answers: npt.NDArray[np.bool
     return np.asarray((ranked * discounts[: ranked.shape[1]]).sum(axis=1) / ideal)
 
 
-def choose_weights(fusion: Fusion, heads: Mapping[str, Head], batch: TrainingBatch, fixed: bool = False) -> ChosenFusion:
-    """Try weights of two modalities in steps of a tenth and take those of the highest nDCG@10 of a batch's queries.
+def choose_weights(
+    fusion: Fusion, heads: Mapping[str, Head], batch: TrainingBatch, fixed: bool = False, seed: int = 0
+) -> ChosenFusion:
+    """Try weights of two modalities in steps of a tenth and take those of the highest nDCG@10 of queries about a batch.
 
-    Of equal ones those nearest to the fusion's own. Only kinds that weigh, of products with two modalities, are chosen
-    for, where at least 100 queries are asked, and not where the weights are `fixed`; otherwise the fusion stays. Figures:
-    `chosen`, `queries`, the `weights` and the `ndcg@10` (None without queries) of the fusion that is returned, and the
-    `grid` of [weight of the first modality, nDCG@10].
+    It is the mean of that of the batch's queries, which are texts, and of photos of its products: their pictures' features of
+    which a share `PHOTO_DROPOUT`, drawn by the seed, is set to the mean. Of equal weights those nearest to the fusion's own are
+    taken. Only kinds that weigh, of products with two modalities, are chosen for, where at least 100 texts are asked, and
+    not where the weights are `fixed`; otherwise the fusion stays.
+
+    Figures: `chosen`, `queries`, `photos`, the `weights` and the `ndcg@10` (None without texts) of the fusion that is returned,
+    and the `grid` of [weight of the first modality, nDCG@10 of texts, of photos (None where there are none)].
     """
     asked = batch.answers.any(axis=1)
-    figures: dict[str, Any] = {"chosen": False, "queries": int(asked.sum()), "weights": dict(fusion.weights), "ndcg@10": None,
-                               "grid": []}  # fmt: skip
+    figures: dict[str, Any] = {"chosen": False, "queries": int(asked.sum()), "photos": 0, "weights": dict(fusion.weights),
+                               "ndcg@10": None, "grid": []}  # fmt: skip
     if not asked.any():
         return ChosenFusion(fusion, figures)
-    queries = apply_head(heads["text"], batch.queries[asked])
     products = {name: apply_head(head, _whole(batch, name)) for name, head in heads.items()}
+    queries = {"text": apply_head(heads["text"], batch.queries[asked])}
+    answers = {"text": batch.answers[asked]}
+    photographed = np.flatnonzero(batch.present["picture"]) if "picture" in heads else np.zeros(0, np.int64)
+    if len(photographed):
+        queries["picture"] = _photos(heads["picture"], batch.products["picture"][photographed], seed)
+        answers["picture"] = np.arange(len(batch.present["picture"])) == photographed[:, None]
+        figures["photos"] = len(photographed)
 
-    def score(tried: Fusion) -> float:
-        near = tried.query({"text": queries}, {}) @ tried.fuse(products, batch.present).T
-        return round(float(ndcg_at_10(near, batch.answers[asked]).mean()), 6)
+    def score(tried: Fusion) -> list[float]:
+        fused = tried.fuse(products, batch.present).T
+        return [round(float(ndcg_at_10(tried.query({name: asked}, {}) @ fused, answers[name]).mean()), 6)
+                for name, asked in queries.items()]  # fmt: skip
 
     names = fusion.modalities
     weighs = fusion.kind in ("concatenation", "weighted_sum") and len(names) == 2 and not fixed
@@ -62,11 +76,19 @@ def choose_weights(fusion: Fusion, heads: Mapping[str, Head], batch: TrainingBat
         tried = {
             weight: replace(fusion, weights=dict(zip(names, (weight, round(1 - weight, 1)), strict=True))) for weight in GRID
         }
-        figures["grid"] = [[weight, score(one)] for weight, one in tried.items()]
-        best = max(figures["grid"], key=lambda found: (found[1], -abs(found[0] - own)))
-        taken = tried[best[0]]
-        return ChosenFusion(taken, figures | {"chosen": True, "weights": dict(taken.weights), "ndcg@10": best[1]})
-    return ChosenFusion(fusion, figures | {"ndcg@10": score(fusion)})
+        found = {weight: score(one) for weight, one in tried.items()}
+        best = max(found, key=lambda weight: (np.mean(found[weight]), -abs(weight - own)))
+        figures |= {"chosen": True, "grid": [[weight, *scores, *[None] * (2 - len(scores))] for weight, scores in found.items()]}
+        fusion, scores = tried[best], found[best]
+    else:
+        scores = score(fusion)
+    return ChosenFusion(fusion, figures | {"weights": dict(fusion.weights), "ndcg@10": round(float(np.mean(scores)), 6)})
+
+
+def _photos(head: Head, features: npt.NDArray[Any], seed: int) -> npt.NDArray[np.float32]:
+    """Make the vectors of photos of products, as dropout changes the features that heads are trained on."""
+    kept = np.random.default_rng(seed).random(features.shape, np.float32) >= PHOTO_DROPOUT
+    return apply_head(head, np.asarray(head.mean + (features - head.mean) * kept / (1 - PHOTO_DROPOUT), np.float32))
 
 
 def _whole(batch: TrainingBatch, name: str) -> npt.NDArray[np.float32]:

@@ -21,7 +21,7 @@ FORMATS = ("auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "
 FUSIONS = ("concatenation", "weighted_sum", "mean", "max", "attention")
 LOSSES = ("contrastive", "sigmoid")
 RANKINGS = ("cosine", "attention")
-DEFAULT_FUSION = "concatenation"
+DEFAULT_FUSION = "weighted_sum"
 MODALITIES = ("picture", "text", "reviews")
 DEFAULT_PHRASE_LANGUAGES = {"en": 0.65, "zh": 0.35}
 DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "reviews": 0.0, "structured": 0.0}
@@ -122,7 +122,7 @@ class Config:
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
     fusion: Literal["concatenation", "weighted_sum", "mean", "max", "attention"] | None = setting(
-        None, "how the vectors of a product's modalities become one (default: the bundle's; trained: concatenation)"
+        None, "how the vectors of a product's modalities become one (default: the bundle's; trained: weighted_sum)"
     )
     weight: Mapping[str, str] = setting(
         {}, "weight of a modality in the fused vector, picture=0.5 or reviews=0.2, or share of structured columns, "

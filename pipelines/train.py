@@ -115,7 +115,8 @@ def _choose(config: Config, trained: TrainedHeads, heads: Mapping[str, Head], da
     if kind == "attention" and trained.gate is None:
         raise ConfigError("--fusion attention: the catalogue has no titles or phrases to train it with")
     fusion = Fusion(kind, weights, gate=trained.gate)  # type: ignore[arg-type]
-    return choose_weights(fusion, heads, data.validation(), fixed=any(name in config.weight for name in heads))
+    fixed = any(name in config.weight for name in heads)
+    return choose_weights(fusion, heads, data.validation(), fixed, config.seed)
 
 
 def _rank(config: Config, heads: Mapping[str, Head], fusion: Fusion, data: ArrayTrainingData) -> TrainedRanker:
@@ -132,8 +133,9 @@ def _report(figures: Mapping[str, Any]) -> None:
     fusion = figures["fusion"]
     if fusion["ndcg@10"] is not None:
         weights = ", ".join(f"{name} {weight:g}" for name, weight in fusion["weights"].items())
-        _log.info("train: fused nDCG@10 of %d queries %.3f with the weights %s, %s", fusion["queries"], fusion["ndcg@10"],
-                  weights, "chosen on them" if fusion["chosen"] else "as given or by default")  # fmt: skip
+        _log.info("train: fused nDCG@10 of %d texts and %d photos %.3f with the weights %s, %s", fusion["queries"],
+                  fusion["photos"], fusion["ndcg@10"], weights,
+                  "chosen on them" if fusion["chosen"] else "as given or by default")  # fmt: skip
     for kind, found in figures.get("ranking", {}).get("kinds", {}).items():
         if found["queries"]:
             _log.info("train: %d queries by %s, nDCG@10 by cosine %.3f, by attention %.3f (+/- %.3f): %s ranks them",
