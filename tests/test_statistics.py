@@ -294,4 +294,4 @@ def test_training_without_such_columns_has_no_statistics_and_refuses_a_weight_be
     bundle = train(training(tiny_towers, tmp_path / "index", catalogue))
     assert bundle.structured is None
     assert not (bundle.folder / "structured").exists()
-    assert bundle.dimension == 2 * SHARED
+    assert bundle.dimension == SHARED
