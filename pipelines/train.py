@@ -85,7 +85,8 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
             trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
         heads = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
         chosen = _choose(config, trained, heads, data)
-        figures = {**trained.figures, **sizes, "remove_gap": config.remove_gap, "fusion": chosen.figures}
+        told = {"remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
+        figures = {**trained.figures, **sizes, **told}
         structured = fit_statistics(job, Path(temporary) / "structured")
         bundle = write_bundle(
             Path(config.bundle) if config.bundle else Path(temporary) / "bundle",
