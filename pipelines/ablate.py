@@ -92,7 +92,12 @@ class Ablation:
         """Yield what is to be known of the table."""
         which = "" if self.unseen is None else f", those that training with --holdout {self.unseen:g} never saw"
         yield f"version {self.version}: exact search among {self.candidates:,} products{which}"
+        yield from (f"{name}: {count:,} queries" for name, count in self.queries().items())
         yield from self.missing
+
+    def queries(self) -> dict[str, int]:
+        """Return how many queries each set has."""
+        return {name: len(values) for name, values in self.rows[0].values.items()} if self.rows else {}
 
     def columns(self) -> tuple[str, ...]:
         """Return the columns of the table."""
@@ -115,7 +120,8 @@ class Ablation:
     def to_json(self, seed: int) -> dict[str, Any]:
         """Give the figures as JSON values, with the change from the first row."""
         return {
-            "version": self.version, "candidates": self.candidates, "unseen": self.unseen, "missing": list(self.missing),
+            "version": self.version, "candidates": self.candidates, "unseen": self.unseen, "queries": self.queries(),
+            "missing": list(self.missing),
             "rows": [
                 {"vectors": row.way.name, "fusion": row.way.fusion.to_json(), "centred": row.way.centred,
                  "dimension": row.dimension, "sets": _told(self._figures(row, seed)), "change": _told(self._changes(row, seed))}
@@ -124,8 +130,7 @@ class Ablation:
         }  # fmt: skip
 
     def _shown(self) -> list[tuple[str, str]]:
-        sets = self.rows[0].values if self.rows else {}
-        return [(name, measure) for name in sets for measure in _SHOWN.get(name.split(",")[0], _SHOWN[None])]
+        return [(name, measure) for name in self.queries() for measure in _SHOWN.get(name.split(",")[0], _SHOWN[None])]
 
     def _figures(self, row: Row, seed: int) -> dict[str, dict[str, Figure]]:
         return {name: figures(values, seed) for name, values in row.values.items()}

@@ -138,9 +138,10 @@ def compare(
         both = Common.of(before, after)
         labelled = isinstance(source, LabelledQueries)
         made = queries_for(before, source, Path(folder), None if labelled else both.first)
-        others = labelled_sets(after, source) if isinstance(source, LabelledQueries) else map(both.carry, made.sets)
+        sets = [asked for asked in made.sets if not asked.part]
+        others = labelled_sets(after, source) if isinstance(source, LabelledQueries) else map(both.carry, sets)
         pairs = []
-        for asked, other in zip(made.sets, others, strict=True):
+        for asked, other in zip(sets, others, strict=True):
             theirs = {(one.by, one.search): one for one in evaluate(after, other, *asked.changes)}
             pairs += [
                 Pair(one, theirs[one.by, one.search], asked)
@@ -199,7 +200,8 @@ def _page(found: Comparison, versions: tuple[Version, Version], seed: int, catal
         looks.append(_look(version, wanted, catalogue, lines))
     moved = [
         Moved(
-            pair.before.queries.name, pair.before.queries.queries[place].text, _asked_picture(versions[0], pair, place),
+            f"{pair.before.queries.name} by {pair.by}", pair.before.queries.queries[place].text,
+            _asked_picture(versions[0], pair, place),
             len(pair.before.queries.judgements[place].items),
             (float(pair.before.values[place, _NDCG]), float(pair.after.values[place, _NDCG])),
             (_told(pair.before, looks[0], place), _told(pair.after, looks[1], place)),
@@ -212,9 +214,10 @@ def _page(found: Comparison, versions: tuple[Version, Version], seed: int, catal
 
 def _shopped(pairs: Sequence[Pair]) -> list[Pair]:
     """Return a pair for each set of queries: the one through Annoy, where there is one."""
-    whole = [pair for pair in pairs if not pair.asked.part]
-    shown = {pair.before.queries.name: pair for pair in reversed(whole)}
-    return list((shown | {pair.before.queries.name: pair for pair in whole if pair.before.search == ANNOY}).values())
+    shown: dict[str, Pair] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.before.search != ANNOY):
+        shown.setdefault(pair.before.queries.name, pair)
+    return list(shown.values())
 
 
 def _answers(pair: Pair, after: bool, place: int) -> list[int]:

@@ -65,7 +65,7 @@ class Moved:
     """A query that one version answers better than the other.
 
     Attributes:
-        name: of its set.
+        name: of its set and the search.
         text: what is asked, None for none.
         picture: URI of what is asked, None for none.
         right: how many products are right.
@@ -119,7 +119,7 @@ def render(
         f"<title>{escape(versions[0])} and {escape(versions[1])}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{escape(versions[1])} next to {escape(versions[0])}</h1>\n"
         '<p class="dim">Each cell: the first version, the second, and the difference with its paired 95 % interval, '
-        "coloured where that leaves out 0.</p>\n" + "".join(f"<p>{escape(note)}</p>\n" for note in notes)
+        "coloured where it leaves out 0.</p>\n" + "".join(f"<p>{escape(note)}</p>\n" for note in notes)
         + f'<div class="figures"><table>\n<tr>{head}</tr>\n' + "".join(map(_row, rows)) + "</table></div>\n"
         + "".join(sections) + "</body>\n</html>\n"
     )  # fmt: skip
@@ -128,8 +128,9 @@ def render(
 def _row(row: FiguresRow) -> str:
     cells = []
     for before, after, change in (row.figures[name] for name in NAMES):
-        told = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
-        cells.append(f'<td>{before.value:.3f} → {after.value:.3f}<br><span class="{_class(change)}">{told}</span></td>')
+        told = f"{change.value:+.3f}<br><small>{change.low:+.3f} to {change.high:+.3f}</small>"
+        told = "<br>same" if change == Figure(0, 0, 0) else f"<br>{told}"
+        cells.append(f'<td>{before.value:.3f} → {after.value:.3f}<span class="{_class(change)}">{told}</span></td>')
     return f"<tr><td>{escape(row.name)}</td><td>{escape(row.by)}</td>{''.join(cells)}</tr>\n"
 
 
