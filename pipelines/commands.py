@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from pipelines.config import SETTINGS, Config, ConfigError, named_values, read_config
+from pipelines.config import SETTINGS, Config, ConfigError, read_config
 from pipelines.exit_codes import DONE, NOT_INDEXED, STORAGE
 from pipelines.terminal import prepare_process, print_table
 
@@ -220,37 +220,6 @@ def explain(given: argparse.Namespace) -> int:
                 rows = [near | {"score": f"{near['score']:.3f}"} for near in one.neighbours]
                 print_table(f"nearest to {one.product_id}", ("rank", "score", "product_id", "title"), rows)
     return DONE if all(one.state == INDEXED for one in told) else NOT_INDEXED
-
-
-def evaluate(given: argparse.Namespace) -> int:
-    """Measure what a version finds."""
-    columns = named_values(given.column, "--column")
-    for name, least in (("seed", 0), ("sample", 1)):
-        if getattr(given, name) < least:
-            raise ConfigError(f"--{name} is {getattr(given, name)}; it must be at least {least}")
-    if given.queries is not None and given.catalogue:
-        raise ConfigError("--catalogue is where pictures of queries that are made lie: it does not go with --queries")
-    if given.queries is None and columns:
-        raise ConfigError("--column maps a column of labelled queries: give --queries FILE")
-    prepare_process()
-    from pipelines import evaluate as evaluating
-
-    if given.queries is not None:
-        robustness = given.seed if given.robustness else None
-        told = evaluating.evaluate_labelled(given.index, given.version, given.queries, columns, robustness)
-    else:
-        told = evaluating.evaluate_itself(
-            given.index, given.version, given.sample, given.seed, given.catalogue, given.robustness
-        )
-    if given.json:
-        print(json.dumps(told.to_json(given.seed), ensure_ascii=False, indent=1))
-        return DONE
-    print(f"version {told.version}")  # a table's title is as narrow as its table
-    if told.results:
-        print_table("", evaluating.TABLE, told.table(given.seed))
-    for sentence in told.missing:
-        print(sentence)
-    return DONE
 
 
 def withdraw(given: argparse.Namespace) -> int:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.evaluated import Evaluated, read_evaluated
-from pipelines.evaluation import Change, QuerySet, Result, Version, as_shopped, evaluate, labelled_sets, open_version
-from pipelines.labelled_queries import LabelledQueriesError, read_labelled_queries
+from pipelines.evaluation import Mask, Result, Version, as_shopped, evaluate, labelled_sets, open_version
+from pipelines.labelled_queries import LabelledQueries, LabelledQueriesError, read_labelled_queries
 from pipelines.layout import Index
 from pipelines.measures import NAMES, Figure, difference
 from pipelines.robustness import changes_for
-from pipelines.self_supervised import make_sets
+from pipelines.self_supervised import Asked, Asking, Made, make_sets
+
+Source = Asking | LabelledQueries
 
 _log = logging.getLogger(__name__)
 
@@ -72,59 +74,43 @@ class Evaluation:
             yield result, None if before is result else difference(before.values, result.values, seed)
 
 
-def evaluate_labelled(
-    root: str, version: str | None, path: str, columns: Mapping[str, str], robustness: int | None = None
-) -> Evaluation:
-    """Evaluate a version on a file of labelled queries.
+def evaluate_queries(root: str, version: str | None, source: Source, robustness: int | None = None) -> Evaluation:
+    """Evaluate a version on labelled queries, or on queries made of its own catalogue.
 
     Args:
         root: of the index.
         version: which one, None for the current one.
-        path: the file.
-        columns: its columns of other names, as `read_labelled_queries` takes them.
+        source: the queries, or what they are made with.
         robustness: seed of changes that the queries are asked with, too; None: they are not.
 
     Raises:
-        LabelledQueriesError: the file cannot be used, or the version has none of its products.
-        IntegrityError, BundleError: as `evaluation.open_version` says.
-    """
-    labelled = read_labelled_queries(path, columns)
-    with open_version(Index(root), version) as opened:
-        sets = labelled_sets(opened, labelled)
-        if not any((judged.items >= 0).any() for queries in sets for judged in queries.judgements):
-            raise LabelledQueriesError(f"{path} names no product of version {opened.manifest.id} as right")
-        return Evaluation(opened.manifest.id, tuple(_ask(opened, [(queries, ()) for queries in sets], robustness)))
-
-
-def evaluate_itself(
-    root: str, version: str | None, sample: int, seed: int, catalogue: Sequence[str] = (), robust: bool = False
-) -> Evaluation:
-    """Evaluate a version on queries made of its own catalogue.
-
-    Args:
-        root: of the index.
-        version: which one, None for the current one.
-        sample: products that queries of a kind are made of, at most.
-        seed: of everything random.
-        catalogue: where the files of the catalogue lie now; empty: where the version's run read them.
-        robust: whether the queries are asked with changes, too.
-
-    Raises:
+        LabelledQueriesError: a query cannot be asked, or the version has none of the products they call right.
         IntegrityError, BundleError: as `evaluation.open_version` says.
     """
     with open_version(Index(root), version) as opened, tempfile.TemporaryDirectory() as folder:
-        made = make_sets(opened, sample, seed, catalogue, Path(folder))
-        results = tuple(_ask(opened, made.sets, seed if robust else None))
-        return Evaluation(opened.manifest.id, results, made.missing)
+        made = queries_for(opened, source, Path(folder))
+        return Evaluation(opened.manifest.id, tuple(_ask(opened, made.sets, robustness)), made.missing)
 
 
-def _ask(
-    version: Version, sets: Iterable[tuple[QuerySet, tuple[Change, ...]]], robustness: int | None
-) -> Iterator[Result]:
-    for queries, changes in sets:
-        yield from evaluate(version, queries, *changes)
-        for change in changes_for(queries, robustness) if robustness is not None else ():
-            yield from evaluate(version, queries, *changes, change)
+def queries_for(version: Version, source: Source, folder: Path, among: Mask | None = None) -> Made:
+    """Return labelled queries as the version judges them, or make queries of it, which is `make_sets`.
+
+    Raises:
+        LabelledQueriesError: the version has none of the products that labelled queries call right.
+    """
+    if isinstance(source, Asking):
+        return make_sets(version, source, folder, among)
+    sets = labelled_sets(version, source)
+    if not any((judged.items >= 0).any() for queries in sets for judged in queries.judgements):
+        raise LabelledQueriesError(f"{source.path} names no product of version {version.manifest.id} as right")
+    return Made(tuple(map(Asked, sets)), ())
+
+
+def _ask(version: Version, sets: Iterable[Asked], robustness: int | None) -> Iterator[Result]:
+    for asked in sets:
+        yield from evaluate(version, asked.queries, *asked.changes)
+        for change in changes_for(asked.queries, robustness) if robustness is not None and not asked.part else ():
+            yield from evaluate(version, asked.queries, *asked.changes, change)
 
 
 def evaluate_version(index: Index, version: str, path: str, columns: Mapping[str, str], seed: int) -> Evaluated:

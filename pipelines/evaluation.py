@@ -27,7 +27,7 @@ from catalogue_lookup.shard import AnnoyShard, search_shards
 from encoders.fusion import Fusion
 from pipelines import measures, storage
 from pipelines.labelled_queries import LabelledQueries, LabelledQueriesError, Query, read_image
-from pipelines.layout import VECTOR, Index, modality_vector
+from pipelines.layout import ORDER, VECTOR, Index, modality_vector
 from pipelines.measures import DEPTH, Figure, Judgement, Values
 from pipelines.recall import Block, Float32, Queries, VectorsFile, all_blocks, closest_of, described
 
@@ -36,6 +36,7 @@ FUSED, EXACT, ANNOY = "fused", "exact", "Annoy"
 KINDS = ("text", "picture", "both")
 
 Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,16 @@ class Version:
     items: Items
     encoder: QueryEncoder
 
+    def orders(self) -> npt.NDArray[np.uint64]:
+        """Return each item's place in the one order: uint64[items]."""
+        parts = [batch.column(ORDER).to_numpy(zero_copy_only=False) for batch in self.items.batches()]
+        return np.concatenate([np.zeros(0, np.uint64), *parts])
+
+    def blocks(self, column: str, among: Mask | None = None) -> Iterator[Block]:
+        """Yield blocks of a column of vectors; those of items that are not among these, bool[items], are zeros."""
+        for first, block in all_blocks(self.files, column):
+            yield first, block if among is None else block * among[first : first + len(block), None]
+
 
 @dataclass(frozen=True)
 class QuerySet:
@@ -62,6 +73,7 @@ class QuerySet:
         judgements: of each.
         by: the vectors they are compared with: "fused" or a modality.
         lacking: right products that the version does not have.
+        among: the items that may be answers, bool[items]; None: all.
     """
 
     name: str
@@ -69,6 +81,7 @@ class QuerySet:
     judgements: tuple[Judgement, ...]
     by: tuple[str, ...]
     lacking: int = 0
+    among: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -183,10 +196,10 @@ def evaluate(version: Version, queries: QuerySet, *changes: Change) -> list[Resu
     for by in queries.by:
         fusion, column, metric = _compared(version, by)
         vectors = fusion.query(words, {})
-        ranked = nearest(vectors, partial(all_blocks, version.files, column), metric)
+        ranked = nearest(vectors, partial(version.blocks, column, queries.among), metric)
         results.append(Result(queries, changes, by, EXACT, ranked, measures.measure(ranked, queries.judgements)))
         if by == FUSED:
-            ranked = through_annoy(version, vectors)
+            ranked = through_annoy(version, vectors, queries.among)
             results.append(Result(queries, changes, by, ANNOY, ranked, measures.measure(ranked, queries.judgements)))
     return results
 
@@ -267,13 +280,14 @@ def _compared(version: Version, by: str) -> tuple[Fusion, str, Metric]:
     return Fusion("concatenation", {by: 1.0}), modality_vector(by), "angular"
 
 
-def through_annoy(version: Version, vectors: Float32) -> measures.Items:
-    """Return the answers through Annoy to each query: int64[Q, 100], -1 for none."""
+def through_annoy(version: Version, vectors: Float32, among: Mask | None = None) -> measures.Items:
+    """Return the answers through Annoy to each query: int64[Q, 100], -1 for none; items that are not among these are left out."""
     ranked = np.full((len(vectors), DEPTH), -1, np.int64)
     for row, vector in enumerate(vectors):
         first, _ = search_shards(version.shards, vector, 10, version.manifest.search_k)
         more, _ = search_shards(version.shards, vector, DEPTH, version.manifest.search_k)
         joined = np.concatenate([first, more[~np.isin(more, first)]])[:DEPTH]
+        joined = joined if among is None else joined[among[joined]]
         ranked[row, : len(joined)] = joined
     return ranked
 

@@ -87,7 +87,7 @@ def figures(values: Values, seed: int) -> dict[str, Figure]:
     low, high = _interval(_resampled(values, seed))
     means = values.mean(axis=0)
     return {
-        name: Figure(*(round(float(part[place]), 4) for part in (means, low, high))) for place, name in enumerate(NAMES)
+        name: Figure(*(round(float(part[place]), 4) + 0.0 for part in (means, low, high))) for place, name in enumerate(NAMES)
     }
 
 

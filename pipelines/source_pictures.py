@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipelines import pictures
+from pipelines import pictures, ranges, storage
 from pipelines.catalogue import CatalogueError, CatalogueSchema, Shard, pieces, read_pictures, read_piece
 from pipelines.config import Config
 from pipelines.features import content_hash
 from pipelines.job import open_catalogue
-from pipelines.layout import Run, read_json
+from pipelines.layout import CONTENT, ORDER, PRODUCT_ID, Run, order_of, read_json
+
+PICTURE_CONTENT = f"picture_{CONTENT}"
 
 # The settings that say how a catalogue is read.
 _READING = ("format", "column", "text", "keep", "allow_root", "max_pictures")
@@ -30,6 +33,32 @@ class SourceRow:
     shard: int
     row: int
     content: bytes
+
+
+def source_rows(run: Run, product_ids: Collection[str]) -> dict[str, SourceRow]:
+    """Return where a run read those of the products that have a picture, by id.
+
+    Raises:
+        CatalogueError: the run is gone.
+    """
+    if not storage.exists(run.plan):
+        raise CatalogueError(f"{run.folder}, which says where pictures were read, is gone")
+    found = {}
+    orders = {order_of(product_id) for product_id in product_ids}
+    for path in files_with_pictures(run):
+        for row in ranges.read_matching(path, ORDER, orders, [PRODUCT_ID, "shard", "row", PICTURE_CONTENT]).to_pylist():
+            if row[PRODUCT_ID] in product_ids and row[PICTURE_CONTENT] is not None:
+                found[row[PRODUCT_ID]] = SourceRow(row["shard"], row["row"], row[PICTURE_CONTENT])
+    return found
+
+
+def files_with_pictures(run: Run) -> Iterator[str]:
+    """Yield the run's files of products some of which have pictures."""
+    for info in storage.list_folder(run.file("products"), "*.parquet"):
+        with storage.open_input(info.path) as source, pq.ParquetFile(source) as file:
+            there = PICTURE_CONTENT in file.schema_arrow.names
+        if there:
+            yield info.path
 
 
 def pictures_of(run: Run, products: Mapping[str, SourceRow], catalogue: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -86,7 +86,8 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
             trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
         heads = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
         chosen = _choose(config, trained, heads, data)
-        figures = {**trained.figures, **sizes, "remove_gap": config.remove_gap, "fusion": chosen.figures}
+        told = {"remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
+        figures = {**trained.figures, **sizes, **told}
         ranked = _rank(config, heads, chosen.fusion, data) if config.ranking == "attention" else None
         if ranked is not None:
             figures["ranking"] = ranked.figures

@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 if TYPE_CHECKING:
+    from encoders.heads import Head
     from pipelines.config import Config
 
 MakeConfig = Callable[..., "Config"]
 SIDE, DIMENSION, SHARED = 16, 24, 8
+COLOURS = ("red", "green", "blue")
 
 
 def least_cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
@@ -67,15 +70,14 @@ def jpeg(colour: tuple[int, int, int], seed: int, side: int = 32) -> bytes:
 
 def product(number: int) -> dict[str, Any]:
     """Return one product of the small catalogue."""
-    names = ("red", "green", "blue")
     colours = ((200, 30, 30), (30, 180, 40), (30, 40, 210))
     which = number % 3
     return {
         "sku": f"P{number:05d}",
-        "name": f"{names[which]} shirt number {number}",
-        "body_html": f"<p>A {names[which]} shirt &amp; more, no. {number}</p>",
+        "name": f"{COLOURS[which]} shirt number {number}",
+        "body_html": f"<p>A {COLOURS[which]} shirt &amp; more, no. {number}</p>",
         "price": 5.0 + number,
-        "colour": names[which],
+        "colour": COLOURS[which],
         "image": {"bytes": jpeg(colours[which], number), "path": None},
     }
 
@@ -145,6 +147,43 @@ def tiny_bundle(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     fusion = Fusion("concatenation", {"picture": 0.5, "text": 0.5})
     return write_bundle(folder, tiny_towers, heads, fusion, {}, {}).folder
+
+
+def fitted_head(features: np.ndarray, colours: np.ndarray) -> Head:
+    """Fit a linear head that carries features to the corner of their colour."""
+    from encoders.heads import Head
+
+    linear = np.linalg.lstsq(features.astype(np.float64), np.eye(4)[colours], rcond=1e-6)[0].astype(np.float32)
+    shapes = [(len(linear), 0), (0,), (0, 4), (4,)]
+    zeros = [np.zeros(shape, np.float32) for shape in shapes]
+    return Head(np.zeros(len(linear), np.float32), np.ones(len(linear), np.float32), linear, *zeros)
+
+
+@pytest.fixture(scope="session")
+def colour_bundles(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write a bundle that knows colours, and one whose text head has its outputs shuffled."""
+    from encoders.bundle import write_bundle
+    from encoders.fusion import Fusion
+    from encoders.towers import load_tower
+    from transforms.decode import decode_picture
+
+    rows = [product(number) for number in range(60)]
+    colours = np.arange(60) % 3
+    towers = {name: load_tower(folder) for name, folder in tiny_towers.items()}
+    side = towers["picture"].spec.side
+    assert side is not None
+    pictures = np.stack([decode_picture(row["image"]["bytes"], side) for row in rows])
+    texts = [*(row["name"] for row in rows), *(f"{colour} shirt" for colour in COLOURS)]
+    good = {
+        "picture": fitted_head(towers["picture"].encode(pictures), colours),
+        "text": fitted_head(towers["text"].encode(texts), np.concatenate([colours, [0, 1, 2]])),
+    }
+    bad = good | {"text": replace(good["text"], linear=good["text"].linear[:, [2, 0, 1, 3]])}
+    folder, fusion = tmp_path_factory.mktemp("bundles"), Fusion("concatenation", {"picture": 0.9, "text": 0.1})
+    return {
+        name: write_bundle(folder / name, tiny_towers, heads, fusion, {}, {}).folder
+        for name, heads in (("good", good), ("bad", bad))
+    }
 
 
 @pytest.fixture(scope="session")

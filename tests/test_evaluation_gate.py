@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from conftest import jpeg, product, write_shards
+from conftest import COLOURS, jpeg, product, write_shards
 
-from encoders.bundle import write_bundle
-from encoders.fusion import Fusion
-from encoders.heads import Head
-from encoders.towers import load_tower
 from pipelines import cli, exit_codes
 from pipelines.config import Config, read_config
 from pipelines.evaluated import Evaluated, read_evaluated, reasons_of_evaluation
@@ -24,43 +18,10 @@ from pipelines.labelled_queries import LabelledQueriesError
 from pipelines.layout import Index
 from pipelines.publish import read_current
 from pipelines.run import run
-from transforms.decode import decode_picture
-
-COLOURS = ("red", "green", "blue")
-
-
-def fitted(features: np.ndarray, colours: np.ndarray) -> Head:
-    """Fit a linear head that carries features to the corner of their colour."""
-    linear = np.linalg.lstsq(features.astype(np.float64), np.eye(4)[colours], rcond=1e-6)[0].astype(np.float32)
-    shapes = [(len(linear), 0), (0,), (0, 4), (4,)]
-    zeros = [np.zeros(shape, np.float32) for shape in shapes]
-    return Head(np.zeros(len(linear), np.float32), np.ones(len(linear), np.float32), linear, *zeros)
-
-
-@pytest.fixture(scope="module")
-def bundles(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Write a bundle that knows colours, and one whose text head has its outputs shuffled."""
-    rows = [product(number) for number in range(60)]
-    colours = np.arange(60) % 3
-    towers = {name: load_tower(folder) for name, folder in tiny_towers.items()}
-    side = towers["picture"].spec.side
-    assert side is not None
-    pictures = np.stack([decode_picture(row["image"]["bytes"], side) for row in rows])
-    texts = [*(row["name"] for row in rows), *(f"{colour} shirt" for colour in COLOURS)]
-    good = {
-        "picture": fitted(towers["picture"].encode(pictures), colours),
-        "text": fitted(towers["text"].encode(texts), np.concatenate([colours, [0, 1, 2]])),
-    }
-    bad = good | {"text": dataclasses.replace(good["text"], linear=good["text"].linear[:, [2, 0, 1, 3]])}
-    folder, fusion = tmp_path_factory.mktemp("bundles"), Fusion("concatenation", {"picture": 0.9, "text": 0.1})
-    return {
-        name: write_bundle(folder / name, tiny_towers, heads, fusion, {}, {}).folder
-        for name, heads in (("good", good), ("bad", bad))
-    }
 
 
 @pytest.fixture
-def flags(bundles: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
+def flags(colour_bundles: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
     """Return the settings of a run by the good bundle that is evaluated by words and by photos."""
     write_shards(tmp_path / "shop", [product(number) for number in range(60)], 30)
     rows = ["query,photo,sku"]
@@ -71,7 +32,8 @@ def flags(bundles: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
         rows += [f"{colour} shirt,,{name}" for name in right] + [f",{colour}.jpg,{name}" for name in right]
     (tmp_path / "q.csv").write_text("\n".join(rows) + "\n")
     return {
-        "index": str(tmp_path / "index"), "catalogue": [f"{tmp_path}/shop/*.parquet"], "trees": 5, "bundle": str(bundles["good"]),
+        "index": str(tmp_path / "index"), "catalogue": [f"{tmp_path}/shop/*.parquet"], "trees": 5,
+        "bundle": str(colour_bundles["good"]),
         "evaluation": str(tmp_path / "q.csv"), "evaluation_column": ["text=query", "image=photo", "product_id=sku"],
     }  # fmt: skip
 
@@ -89,7 +51,7 @@ def as_flags(settings: dict[str, Any]) -> list[str]:
 
 
 def test_a_version_that_finds_less_is_refused_with_both_figures(
-    flags: dict[str, Any], bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: dict[str, Any], colour_bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = Index(flags["index"])
     first = run(config(flags))
@@ -108,7 +70,7 @@ def test_a_version_that_finds_less_is_refused_with_both_figures(
     assert (summary["settings"]["evaluation"], summary["settings"]["max_evaluation_drop"]) == (str(tmp_path / "q.csv"), 0.02)
 
     capsys.readouterr()
-    worse = ["run", *as_flags(flags | {"bundle": bundles["bad"]}), "--json"]
+    worse = ["run", *as_flags(flags | {"bundle": colour_bundles["bad"]}), "--json"]
     assert cli.main(worse) == exit_codes.REFUSED
     out, _ = capsys.readouterr()
     told = json.loads(out)
@@ -133,7 +95,7 @@ def test_a_version_that_finds_less_is_refused_with_both_figures(
     assert (tmp_path / "index" / "versions" / version / "evaluated.json").read_bytes() == kept
     assert cli.main(["publish", version, "--index", index.root]) == exit_codes.REFUSED
     assert reasons[0] in capsys.readouterr().err
-    allowed = run(config(flags, bundle=str(bundles["bad"]), max_evaluation_drop=1.0))
+    allowed = run(config(flags, bundle=str(colour_bundles["bad"]), max_evaluation_drop=1.0))
     assert (allowed.version, allowed.published, read_refusal(index, version)) == (version, True, [])
     assert any("nDCG@10 0.000 (0.000 to 0.000; -1.000)" in line for line in allowed.lines())
 
@@ -155,11 +117,11 @@ def test_an_evaluation_that_was_stopped_is_done_again_and_nothing_else_is(flags:
 
 
 def test_versions_that_were_asked_other_things_are_not_compared(
-    flags: dict[str, Any], bundles: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    flags: dict[str, Any], colour_bundles: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "pipelines")
     first = run(config({name: value for name, value in flags.items() if not name.startswith("evaluation")}))
-    worse = flags | {"bundle": str(bundles["bad"])}
+    worse = flags | {"bundle": str(colour_bundles["bad"])}
     second = run(config(worse))
     assert (second.published, second.evaluated_before) == (True, None)
     assert (

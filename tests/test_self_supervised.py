@@ -17,11 +17,11 @@ from version_maker import draw_products, make_version
 
 from catalogue_lookup.items import Items
 from pipelines import cli, exit_codes, self_supervised
-from pipelines.evaluate import evaluate_itself
+from pipelines.evaluate import evaluate_queries
 from pipelines.evaluation import QuerySet, open_version
 from pipelines.layout import Index
 from pipelines.robustness import changes_for
-from pipelines.self_supervised import Made, make_sets, sample_items
+from pipelines.self_supervised import Asking, Made, make_sets, sample_items
 
 
 def shirt(number: int) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
 def made_of(root: Path, folder: Path, sample: int = 100, seed: int = 0, catalogue: tuple[str, ...] = ()) -> Made:
     folder.mkdir(exist_ok=True)
     with open_version(Index(str(root / "index"))) as version:
-        return make_sets(version, sample, seed, catalogue, folder)
+        return make_sets(version, Asking(sample, seed, catalogue), folder)
 
 
 def ids_of(root: Path, items: np.ndarray) -> set[str]:
@@ -52,14 +52,14 @@ def ids_of(root: Path, items: np.ndarray) -> set[str]:
 
 
 def sets_of(made: Made) -> dict[str, QuerySet]:
-    return {queries.name: queries for queries, _ in made.sets}
+    return {asked.queries.name: asked.queries for asked in made.sets}
 
 
 def test_what_is_asked_is_right_for_the_products_it_names(shop: Path, tmp_path: Path) -> None:
     made = made_of(shop, tmp_path / "copies")
     assert made.missing == ()
     sets = sets_of(made)
-    assert list(sets) == ["titles", "phrases", "pictures"]
+    assert list(sets)[:3] == ["titles", "phrases", "photos"]
     rows = {f"P{number:05d}": shirt(number) for number in range(60)}
 
     titles = sets["titles"]
@@ -82,24 +82,29 @@ def test_what_is_asked_is_right_for_the_products_it_names(shop: Path, tmp_path: 
         }
         assert colour in (query.text or "").lower()
 
-    pictures = sets["pictures"]
-    assert pictures.by == ("fused", "picture")
-    assert len(pictures.queries) == 44
-    for query, judged in zip(pictures.queries, pictures.judgements, strict=True):
+    photos = sets["photos"]
+    assert photos.by == ("fused", "picture")
+    assert len(photos.queries) == 44
+    for query, judged in zip(photos.queries, photos.judgements, strict=True):
         own = rows[query.id]["image"]
         assert query.image is not None
         assert Path(query.image).read_bytes() == own["bytes"]
         assert ids_of(shop, judged.items) == {name for name, row in rows.items() if row["image"] == own}
-    assert [[change.name for change in changes] for _, changes in made.sets] == [[], [], ["augmented"]]
+    parts = ["flip", "rotate", "brightness", "crop"]
+    assert [([change.name for change in asked.changes], asked.part) for asked in made.sets] == [
+        ([], False), ([], False), (["photo"], False), *(([name], True) for name in parts)
+    ]  # fmt: skip
+    for name in parts:
+        assert sets[f"photos, {name}"].queries == photos.queries
 
 
 def told(made: Made) -> str:
     """Tell all of the queries made in a line: texts, the content of pictures, what is right."""
     return json.dumps([
-        [queries.name, queries.by, [
+        [name, queries.by, [
             [query.id, query.text, query.image and hashlib.sha256(Path(query.image).read_bytes()).hexdigest(), j.items.tolist()]
             for query, j in zip(queries.queries, queries.judgements, strict=True)
-        ]] for queries, _ in made.sets
+        ]] for name, queries in sets_of(made).items()
     ])  # fmt: skip
 
 
@@ -107,7 +112,7 @@ def test_the_same_seed_makes_the_same_queries(shop: Path, tmp_path: Path) -> Non
     first, again, other = (made_of(shop, tmp_path / name, 20, seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
     assert told(first) == told(again)
     assert told(first) != told(other)
-    assert len(sets_of(first)["pictures"].queries) <= 20
+    assert len(sets_of(first)["photos"].queries) <= 20
     with open_version(Index(str(shop / "index"))) as version:
         assert len(set(sample_items(version, 20, 3))) == 20
         assert sorted(sample_items(version, 1000, 3)) == list(range(60))
@@ -138,13 +143,13 @@ def test_items_are_found_by_their_place_in_the_order(tmp_path: Path) -> None:
 
 
 def test_queries_of_one_product_find_it_and_figures_are_the_same_again(shop: Path) -> None:
-    first = evaluate_itself(str(shop / "index"), None, 30, 0, robust=True)
-    again = evaluate_itself(str(shop / "index"), None, 30, 0, robust=True)
+    first, again = (evaluate_queries(str(shop / "index"), None, Asking(30), robustness=0) for _ in range(2))
     assert first.to_json(0) == again.to_json(0)
     names = list(dict.fromkeys((result.queries.name, result.changed) for result in first.results))
     assert names == [
-        ("titles", ""), ("titles", "typos"), ("phrases", ""), ("phrases", "typos"), ("pictures", "augmented"),
-        *(("pictures", f"augmented, {name}") for name in ("blur", "crop", "noise", "background")),
+        ("titles", ""), ("titles", "typos"), ("phrases", ""), ("phrases", "typos"), ("photos", "photo"),
+        *(("photos", f"photo, {name}") for name in ("blur", "crop", "noise", "background")),
+        *((f"photos, {name}", name) for name in ("flip", "rotate", "brightness", "crop")),
     ]  # fmt: skip
     clean, typos = first.to_json(0)["results"][:2]
     assert "change" not in clean
@@ -164,7 +169,7 @@ def test_a_changed_text_differs_and_a_text_has_no_pictures_to_change(shop: Path,
     mistyped = typos.texts(texts, keys)
     assert np.mean([one != other for one, other in zip(texts, mistyped, strict=True)]) > 0.6
     assert typos.texts(texts[3:4], keys[3:4]) == mistyped[3:4]
-    assert all(change.texts is None for change in changes_for(sets["pictures"], 0))
+    assert all(change.texts is None for change in changes_for(sets["photos"], 0))
 
 
 def test_what_cannot_be_made_is_said(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,15 +181,15 @@ def test_what_cannot_be_made_is_said(shop: Path, tmp_path: Path, capsys: pytest.
     made = made_of(root, tmp_path / "copies")
     assert list(sets_of(made)) == ["titles", "phrases"]
     assert len(made.missing) == 1
-    assert made.missing[0].startswith(f"pictures are not asked for: no file of a catalogue matches '{gone}/part-00000.parquet'")
+    assert made.missing[0].startswith(f"photos are not asked for: no file of a catalogue matches '{gone}/part-00000.parquet'")
     made = made_of(root, tmp_path / "more", catalogue=(f"{shop}/shop/*.parquet",))
-    assert len(sets_of(made)["pictures"].queries) == 44
+    assert len(sets_of(made)["photos"].queries) == 44
 
     shutil.rmtree(plan.parent)
     capsys.readouterr()
     assert cli.main(["evaluate", "--index", str(root / "index"), "--sample", "5"]) == 0
     out = capsys.readouterr().out
-    assert f"pictures are not asked for: {root}/index/runs/{plan.parent.name}, which says where pictures were read, is gone" in (
+    assert f"photos are not asked for: {root}/index/runs/{plan.parent.name}, which says where pictures were read, is gone" in (
         " ".join(out.split())
     )
 
@@ -199,7 +204,7 @@ def test_a_version_without_columns_or_pictures_says_so(tmp_path: Path, tiny_bund
     assert made.missing == (
         "titles are not asked for: the version keeps no column 'title' (--keep)",
         "phrases are not asked for: no column of the version says kind, colour or audience of products",
-        "pictures are not asked for: no product of the sample has a picture",
+        "photos are not asked for: no product of the sample has a picture",
     )
 
 
@@ -213,7 +218,7 @@ def test_pictures_that_changed_since_are_not_asked_by(
     (tmp_path / "shop" / "images" / "3.jpg").write_bytes((tmp_path / "shop" / "images" / "4.jpg").read_bytes())
     (tmp_path / "shop" / "images" / "5.jpg").unlink()
     made = made_of(tmp_path, tmp_path / "copies")
-    asked = sets_of(made)["pictures"]
+    asked = sets_of(made)["photos"]
     assert {query.id for query in asked.queries} == {f"P{n:05d}" for n in range(12) if n not in (3, 5)}
     assert "the pictures of 2 products are not those that the version was made of, and not asked by" in capsys.readouterr().err
 

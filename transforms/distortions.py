@@ -29,15 +29,15 @@ def blur(pictures: Pixels, keys: Sequence[str], seed: int) -> Pixels:
     return np.stack([np.asarray(Image.fromarray(picture).filter(gaussian)) for picture in pictures])
 
 
-def crop(pictures: Pixels, keys: Sequence[str], seed: int) -> Pixels:
-    """Leave a square of 60 to 80 % of the side anywhere in the picture, scaled to the whole."""
+def crop(pictures: Pixels, keys: Sequence[str], seed: int, sides: tuple[float, float] = CROP) -> Pixels:
+    """Leave a square of a share of the side between two, 60 to 80 %, anywhere in the picture, scaled to the whole."""
     from PIL import Image
 
     side = pictures.shape[1]
     made = np.empty_like(pictures)
     for row, key in enumerate(keys):
         size, across, down = _random("crop", key, seed).random(3)
-        left = side * (CROP[0] + (CROP[1] - CROP[0]) * size)
+        left = side * (sides[0] + (sides[1] - sides[0]) * size)
         x, y = across * (side - left), down * (side - left)
         box = (x, y, x + left, y + left)
         made[row] = np.asarray(Image.fromarray(pictures[row]).resize((side, side), Image.Resampling.BILINEAR, box))
