@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from encoders.conversion import PictureNetwork
+from encoders.trainable import layers_of
 from encoders.weights import WeightsError, combine_hashes, hash_arrays, read_verified, reason_of
 
 POOLINGS = ("avg", "max")
@@ -57,6 +58,7 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
         side=side,
         weights_hash=combine_hashes(RECIPE, settings, keras.__version__, hash_arrays(model.get_weights())),
         features=lambda pictures: model(preprocess(tf.cast(pictures, tf.float32)), training=False),
+        layers=layers_of(model),
     )
 
 

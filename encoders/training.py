@@ -153,7 +153,7 @@ def evaluate_heads(heads: Mapping[str, Head], batch: TrainingBatch, gate: Gate |
         asked = answers.any(axis=1)
         if asked.any():
             similarity = queries[asked] @ found[there].T
-            recalls[name] = {f"recall@{k}": _recall(similarity, answers[asked], k) for k in (1, 10)}
+            recalls[name] = {f"recall@{k}": recall_at(similarity, answers[asked], k) for k in (1, 10)}
     return recalls
 
 
@@ -291,7 +291,11 @@ def _zero_missing(features: Features, present: Mask) -> tf.Tensor:
     return tf.constant(np.where(present[:, None], features, 0).astype(np.float32))
 
 
-def _recall(similarity: Float32, answers: Mask, k: int) -> float:
+def recall_at(similarity: Float32, answers: Mask, k: int) -> float:
+    """Average the share of its right answers, or of k where there are more, that each query has among the k nearest.
+
+    similarity: float32[Q, N]; answers: bool[Q, N], at least one a query.
+    """
     k = min(k, similarity.shape[1])
     nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
     hits = np.take_along_axis(answers, nearest, axis=1).sum(axis=1)
