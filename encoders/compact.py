@@ -21,7 +21,7 @@ def picture_network(side: int, seed: int = 0) -> PictureNetwork:
     """Build the untrained network: uint8[B, side, side, 3] -> float32[B, 256].
 
     Four stages of blocks, each a depthwise 5 x 5 convolution, a normalisation over channels and two pointwise ones beside a
-    shortcut (as ConvNeXt: Liu et al. 2022), then mean and maximum over the picture: 0.4 million parameters. No statistics of
+    shortcut (as ConvNeXt: Liu et al. 2022), then mean and maximum over the picture: 0.9 million parameters. No statistics of
     batches, so that it computes the same in training and after it.
     """
     model = build(side, seed)

@@ -138,7 +138,7 @@ def train_towers(
     length = max(settings.steps // settings.rounds, 1)
     batches = data.train_batches(state.step)
     late = False
-    while state.step < settings.steps and not late and state.step - state.best_step <= settings.patience * length:
+    while state.step < settings.steps and not late and state.step - state.best_step < settings.patience * length:
         state.losses.append(trainer.train(next(batches)))
         state.step += 1
         late = settings.minutes is not None and time.monotonic() - started > 60 * settings.minutes
@@ -261,7 +261,9 @@ class _Trainer:
 
     def _step(self, given: dict[str, Any]) -> tf.Tensor:
         values = [variable.value for variable in self.variables]
-        with tf.GradientTape() as tape:
+        # Nothing before the first trained layer is kept for the way back.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
             loss = self._loss(given)
         gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradients, _ = tf.clip_by_global_norm(gradients, self.settings.clip_norm)

@@ -139,7 +139,7 @@ def _train(
     with tempfile.TemporaryDirectory() as temporary:
         data, _ = training_data(job, products, Path(temporary))
         width = {name: features.shape[2] for name, features in data.features.items()}
-        heads = dict(train_heads(data, width, _head_settings(config)).heads)
+        heads = dict(train_heads(data, width, _head_settings(config)).heads) if width else {}
         if layers.get("picture", 0) is None:
             heads["picture"] = random_head(towers["picture"][1].dimension, config.dimension, config.seed)
         items = _items(job, key, products, data, towers, layers)
