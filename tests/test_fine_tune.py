@@ -68,11 +68,11 @@ def toy(products: int = PRODUCTS, asked: bool = True, **changes: Any) -> TowerIt
         queries=np.eye(KINDS, dtype=np.float16)[: KINDS if asked else 0],
         title_ids=kinds[:, None] if asked else np.full((products, 1), -1),
         product_phrases=np.full((products, 1), -1),
-        validation_rows=rows % 4 == 3,
+        validation_rows=rows // KINDS % 4 == 3,
         batch_rows=24,
         seed=5,
     )
-    pieces = [rows[::2], rows[1::2]]
+    pieces = [rows[rows // KINDS % 2 == half] for half in (0, 1)]
     views = changes.pop("views", lambda pictures, rows, numbers: np.roll(pictures, numbers[0] % 3 - 1, axis=2))
     return TowerItems(data, pieces, 1, lambda piece: pixels[pieces[piece]], views, **changes)
 
