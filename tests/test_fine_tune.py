@@ -135,7 +135,9 @@ def unbroken() -> tuple[TrainedTowers, list[np.ndarray]]:
 def test_a_compact_tower_trained_from_scratch_ranks_shapes_and_colours() -> None:
     longer, _ = trained(toy(products=384), network=picture_network(SIDE), steps=100, rounds=4)
     kinds = np.arange(5 * KINDS) % KINDS
-    found = longer.networks["picture"].features(drawn(kinds, seed=99)).numpy()  # type: ignore[call-arg]
+    network = longer.networks["picture"]
+    assert isinstance(network, PictureNetwork)
+    found = network.features(drawn(kinds, seed=99)).numpy()
     pictures = apply_head(longer.heads["picture"], found)
     ranks = np.argsort(-(apply_head(longer.heads["text"], np.eye(KINDS, dtype=np.float32)) @ pictures.T), axis=1)
     right = np.mean([kinds[rank[:5]] == kind for kind, rank in enumerate(ranks)])
