@@ -1,13 +1,15 @@
 """Measures search on products that training never saw, from a catalogue to its published vectors.
 
-    python -m benchmarks.quality sample  --work DIR [--products N]
+    python -m benchmarks.quality sample  --work DIR [--products N] [--weight M=W]
     python -m benchmarks.quality fashion --work DIR --catalogue 'fashion/*.parquet'
+    python -m benchmarks.quality ranking --work DIR --catalogue 'fashion/*.parquet'
 
 A fifth of the products, by the hash of their ids, is held out of training (`train --holdout 0.2`); queries are
 answered among those alone. `sample` asks "<colour> <type>" in English and Chinese and counts how many of the first
 ten answers (or of as many as exist) have both, also with raw 16 x 16 pixels in place of the picture tower.
 `fashion` asks titles (recall@k; equal titles are all right answers) and "<colour> <sex> <kind>" in six
-languages (nDCG@10), each said once, by the usual words of the shop-word table.
+languages (nDCG@10), each said once, by the usual words of the shop-word table. `ranking` ranks the answers to these titles
+and phrases, and to the pictures of products that they find, both, and such products, by cosine and by attention.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ import pyarrow.parquet as pq
 
 from encoders.bundle import Bundle
 from encoders.heads import apply_head
+from encoders.ranking import LEAST_CANDIDATES
+from encoders.ranking_training import compare, pool_of
 from pipelines.bundles import open_at, own_bundle
 from pipelines.config import read_config
 from pipelines.layout import Index
@@ -122,13 +126,13 @@ def build(catalogue: str, index: Path, **settings: Any) -> Unseen:
     return Unseen(str(index), report.version)
 
 
-def measure_sample(work: Path, products: int) -> None:
-    """Print the share of right colours and types among the first ten answers."""
+def measure_sample(work: Path, products: int, weights: Sequence[str]) -> None:
+    """Print the share of right colours and types among the first ten answers, with weights as `run` takes them."""
     write_sample(str(work / "sample"), products, seed=0)
     catalogue = f"{work}/sample/*.parquet"
     pixels = raw_pixel_tower(work / "raw-pixels")
     for name, settings in (("default-towers", {}), ("raw-16x16-pixels", {"picture_tower": pixels})):
-        unseen = build(catalogue, work / name, **settings)
+        unseen = build(catalogue, work / name, weight=weights, **settings)
         columns = [unseen.column("colour"), unseen.column("product_type")]
         asked, words = combinations(columns), ShopWords.load()
         relevant = relevant_to(columns, asked)
@@ -136,6 +140,29 @@ def measure_sample(work: Path, products: int) -> None:
         for language in ("en", "zh"):
             scores = unseen.scores([ask(("colour", "kind"), values, language, words) for values in asked])
             show(language, partial(precision_at_10, relevant=relevant), scores)
+
+
+def measure_ranking(work: Path, catalogue: str) -> None:
+    """Print nDCG@10 of every kind of query, ranked by cosine and by attention."""
+    unseen = build(catalogue, work / "ranking", ranking="attention")
+    told = unseen.bundle.training["ranking"]
+    print(f"  validation, {told['seconds']:.0f} s: {told['kinds']}")
+    if unseen.bundle.ranker is None:
+        print("  the bundle has no ranker: it found no more than cosine on validation")
+        return
+    vectors = {"picture": unseen.picture, "text": unseen.text}
+    pool = pool_of(vectors, {name: np.any(array, axis=1) for name, array in vectors.items()}, unseen.bundle.fusion)
+    titles = unseen.column("title")
+    columns = [unseen.column("colour"), unseen.column("gender"), unseen.column("product_type")]
+    combined, words = combinations(columns), ShopWords.load()
+    asked = {"titles": (sorted(set(titles)), np.stack([titles == title for title in sorted(set(titles))]))} | {
+        f"phrases, {language}": ([ask(ROLES, values, language, words) for values in combined], relevant_to(columns, combined))
+        for language in ("en", "zh")
+    }
+    for name, (texts, answers) in asked.items():
+        encoded = apply_head(unseen.bundle.heads["text"], unseen.text_tower.encode(texts))
+        for kind, found in compare(unseen.bundle.ranker, pool, encoded, answers, LEAST_CANDIDATES, 0).items():
+            print(f"    {name}, by {kind}: {found}", flush=True)
 
 
 def measure_fashion(work: Path, catalogue: str, languages: Sequence[str]) -> None:
@@ -175,19 +202,22 @@ def show(language: str, measure: Callable[[np.ndarray], float], scores: dict[str
 def main() -> None:
     """Run the measurement that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sample", "fashion"))
+    parser.add_argument("what", choices=("sample", "fashion", "ranking"))
     parser.add_argument("--work", type=Path, required=True, help="folder for indexes; features in it are used again")
     parser.add_argument("--products", type=int, default=3000, help="products of the sample (default: %(default)s)")
+    parser.add_argument("--weight", action="append", default=[], metavar="M=W", help="as of `run`, for the sample")
     parser.add_argument("--catalogue", help="the fashion catalogue")
     parser.add_argument("--phrase-languages", action="append", default=[], help="as of `train`, for the fashion catalogue")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     if given.what == "sample":
-        measure_sample(given.work, given.products)
-    elif given.catalogue:
-        measure_fashion(given.work, given.catalogue, given.phrase_languages)
+        measure_sample(given.work, given.products, given.weight)
+    elif not given.catalogue:
+        parser.error(f"{given.what} needs --catalogue")
+    elif given.what == "ranking":
+        measure_ranking(given.work, given.catalogue)
     else:
-        parser.error("fashion needs --catalogue")
+        measure_fashion(given.work, given.catalogue, given.phrase_languages)
 
 
 if __name__ == "__main__":

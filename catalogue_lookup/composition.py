@@ -14,17 +14,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from catalogue_lookup.query import Float32, Picture, QueryError, mean_of
 from encoders.fusion import Fusion
+from encoders.ranking import QueryKind
 
 UNWANTED_WEIGHT = 0.5
 
 Kind = TypeVar("Kind")
+Ranking = Literal["cosine", "attention"]
 
 
 class Minus(TypedDict, total=False):
@@ -74,16 +76,32 @@ class Query:
         unwanted: what they are not to be like.
         vector: what is looked for instead, float[D].
         weights: weights of the modalities for this query; None: those that the index was built with.
+        ranking: what ranks the answers; None: what the version has for a query of its kind.
     """
 
     wanted: Inputs
     unwanted: Inputs
     vector: npt.ArrayLike | None
     weights: Mapping[str, float] | None
+    ranking: Ranking | None = None
+
+    @property
+    def kind(self) -> QueryKind | None:
+        """Name the kind of query that attention can rank; None where it can rank none like this."""
+        if self.vector is not None or self.weights is not None or self.unwanted.given:
+            return None
+        kinds: dict[tuple[str, ...], QueryKind] = {
+            ("text",): "text", ("image",): "picture", ("text", "image"): "text_picture", ("product_id",): "product"
+        }  # fmt: skip
+        return kinds.get(tuple(self.wanted.given))
 
     @staticmethod
     def of(
-        wanted: Inputs, vector: npt.ArrayLike | None, minus: Minus | None, weights: Mapping[str, float] | None
+        wanted: Inputs,
+        vector: npt.ArrayLike | None,
+        minus: Minus | None,
+        weights: Mapping[str, float] | None,
+        ranking: Ranking | None = None,
     ) -> Query:
         """Check what is given together.
 
@@ -103,7 +121,16 @@ class Query:
             raise QueryError(f"{' and '.join(beside)} and vector are given: a vector is looked for as it is, alone")
         for inputs in (wanted, unwanted):
             _check(inputs)
-        return Query(wanted, unwanted, vector, weights)
+        if ranking not in (None, *get_args(Ranking)):
+            raise QueryError(f"ranking is {ranking!r}; it may be {', '.join(get_args(Ranking))}")
+        query = Query(wanted, unwanted, vector, weights, ranking)
+        if ranking == "attention" and query.kind is None:
+            given = " and ".join(beside or ["vector"])
+            raise QueryError(
+                f"attention cannot rank a query of {given}: it ranks queries by texts, pictures, both, or products, without "
+                "minus and weights; leave ranking out"
+            )
+        return query
 
 
 def _check(inputs: Inputs) -> None:

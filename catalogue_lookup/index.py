@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from catalogue_lookup.composition import Inputs, Minus, Query
+from catalogue_lookup.composition import Inputs, Minus, Query, Ranking
 from catalogue_lookup.follow import Follower
 from catalogue_lookup.manifest import Manifest, ManifestError
 from catalogue_lookup.opening import BundleMismatchError, Opening, find_version, manifest_at
@@ -112,6 +112,7 @@ class Index:
         *,
         minus: Minus | None = None,
         weights: Mapping[str, float] | None = None,
+        ranking: Ranking | None = None,
     ) -> list[Hit]:
         """Return the k products closest to a query, the closest first; fewer where there are not so many.
 
@@ -130,6 +131,8 @@ class Index:
             minus: what answers are not to be like: `text`, `image` and `product_id`, as above.
             weights: how much each modality counts, such as `{"picture": 0.7, "text": 0.3}`, one that is not named not at
                 all: products are ranked as if the index had been fused by a concatenation with these weights.
+            ranking: "cosine", or "attention": the bundle's ranker ranks the candidates that cosine finds anew (default: by
+                attention the kinds of queries for which it found more when it was trained, others by cosine).
 
         Raises:
             QueryError: the query makes no sense; the message says why.
@@ -139,7 +142,7 @@ class Index:
             BundleError: a text or picture has to be encoded and the bundle cannot be opened.
             ModuleNotFoundError: it has to be and a package is missing; the message names the extra.
         """
-        query = Query.of(Inputs.of(text, image, product_id), vector, minus, weights)
+        query = Query.of(Inputs.of(text, image, product_id), vector, minus, weights, ranking)
         if k < 1 or (search_k is not None and search_k < 1):
             raise QueryError(f"k is {k} and search_k is {search_k}; they must be at least 1")
         with self._serving() as opened:

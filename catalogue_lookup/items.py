@@ -52,7 +52,8 @@ class Items:
         """Give the columns, `product_id` and `order` among them."""
         return self._file.schema
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, in order."""
         return (self._file.get_batch(number) for number in range(self._file.num_record_batches))
 
     def _orders(self, batch: int) -> npt.NDArray[np.uint64]:
@@ -75,6 +76,12 @@ class Items:
                 return None
         return None
 
+    def first_from(self, order: int) -> int:
+        """Return the first item whose place in the one order is `order` or later; the number of items where there is none."""
+        batches = self._file.num_record_batches
+        number = max(bisect_left(range(batches), order, key=lambda batch: int(self._orders(batch)[0])) - 1, 0)
+        return number * self.batch_rows + int(np.searchsorted(self._orders(number), np.uint64(order))) if batches else 0
+
     def row(self, item: int) -> dict[str, Any]:
         """Return the columns of an item, its `product_id` among them."""
         batch, row = divmod(item, self.batch_rows)
@@ -93,7 +100,7 @@ class Items:
     def _apply(self, where: str) -> npt.NDArray[np.bool_]:
         schema = pa.schema([field for field in self.schema if field.name != ORDER])
         fits = parse_where(where, schema)
-        masks = [fits.mask(batch) for batch in self._batches()]
+        masks = [fits.mask(batch) for batch in self.batches()]
         fitting = np.concatenate(masks) if masks else np.zeros(0, np.bool_)
         fitting.flags.writeable = False
         return fitting

@@ -118,6 +118,7 @@ class Manifest:
         items_file: ids and columns.
         vectors: the files of vectors, in order.
         files: every file's size and sha256.
+        ranking: the kinds of queries whose answers the bundle's ranker ranks by attention; not written where there are none.
     """
 
     id: str
@@ -140,6 +141,7 @@ class Manifest:
     items_file: ItemsFile
     vectors: tuple[str, ...]
     files: Mapping[str, FileEntry]
+    ranking: tuple[str, ...] = ()
 
     @property
     def annoy_bytes(self) -> int:
@@ -157,7 +159,10 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Write the manifest as JSON, with the hash of its own content."""
-        return _SEALED.write(asdict(self))
+        content = asdict(self)
+        if not self.ranking:
+            del content["ranking"]
+        return _SEALED.write(content)
 
 
 def parse_current(data: bytes, path: str) -> str:
@@ -188,6 +193,7 @@ def read_manifest(data: bytes, path: str) -> Manifest:
     """
     content = _SEALED.read(data, path)
     del content["format"], content["hash"]
+    content.setdefault("ranking", ())
     missing = {field.name for field in fields(Manifest)} ^ set(content)
     if missing:
         raise ManifestError(f"{path} does not have the fields of format {FORMAT} ({', '.join(sorted(missing))}): build it again")
@@ -199,6 +205,6 @@ def read_manifest(data: bytes, path: str) -> Manifest:
         "annoy": tuple(AnnoyFile(**shard) for shard in content["annoy"]),
         "items_file": ItemsFile(**content["items_file"]),
         "files": read_entries(content["files"]),
-        **{name: tuple(content[name]) for name in ("modalities", "columns", "vectors")},
+        **{name: tuple(content[name]) for name in ("modalities", "columns", "vectors", "ranking")},
     }
     return Manifest(**content)

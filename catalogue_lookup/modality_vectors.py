@@ -1,4 +1,4 @@
-"""Vectors of the modalities of a version's items, for weights that are chosen by the query.
+"""Vectors of the modalities of a version's items, for weights that are chosen by the query and for ranking by attention.
 
 Where the fusion is a concatenation of all modalities, the fused vectors in the Annoy files hold them. For the other
 fusions each Annoy file has beside it `modalities/00000-<sha12>.npy`, float16[items, modalities, d] in the order of the
@@ -7,7 +7,7 @@ manifest's modalities, zeros where a product lacks one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,26 +58,44 @@ class ModalityVectors:
         if not self.fusion.keeps(self._manifest.modalities) and any(file is None for _, file in self._shards):
             raise QueryError(
                 f"version {self._manifest.id} holds no vectors of its modalities beside the fused ones (fusion "
-                f"{self.fusion.kind}): build it again to choose weights by the query"
+                f"{self.fusion.kind}): build it again to choose weights by the query or to rank by attention"
             )
 
     def fuse(self, items: npt.NDArray[np.int64], fusion: Fusion) -> Float32:
         """Return the vectors that another fusion makes of items, which are all in the shards: float32[N, D']."""
         fused: Float32 | None = None
+        for inside, vectors, structured in self._by_shard(items):
+            made = fusion.fuse(vectors, _there(vectors), structured)
+            if fused is None:
+                fused = np.zeros((len(items), made.shape[1]), np.float32)
+            fused[inside] = made
+        return np.zeros((0, 0), np.float32) if fused is None else fused
+
+    def of(self, items: npt.NDArray[np.int64]) -> tuple[dict[str, Float32], dict[str, Mask]]:
+        """Return the vectors of items, which are all in the shards: float32[N, d] a modality, and which have one, bool[N]."""
+        gathered: dict[str, Float32] = {}
+        for inside, vectors, _ in self._by_shard(items):
+            for name, own in vectors.items():
+                gathered.setdefault(name, np.zeros((len(items), own.shape[1]), np.float32))[inside] = own
+        return gathered, _there(gathered)
+
+    def _by_shard(
+        self, items: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Float32], Float32]]:
+        """Yield, for each shard that has any of the items, their places among them, their vectors and structured features."""
         for shard, file in self._shards:
             inside = np.flatnonzero((items >= shard.first_item) & (items < shard.first_item + shard.items))
             if not len(inside):
                 continue
             own = shard.vectors(items[inside])
             if file is None:
-                vectors, present, structured = self.fusion.split(own)
+                vectors, _, structured = self.fusion.split(own)
             else:
                 rows = np.asarray(file[items[inside] - shard.first_item], np.float32)
                 vectors = {name: rows[:, number] for number, name in enumerate(self._manifest.modalities)}
-                present = {name: np.any(block, axis=1) for name, block in vectors.items()}
                 structured = self.fusion.structured_of(own)
-            made = fusion.fuse(vectors, present, structured)
-            if fused is None:
-                fused = np.zeros((len(items), made.shape[1]), np.float32)
-            fused[inside] = made
-        return np.zeros((0, 0), np.float32) if fused is None else fused
+            yield inside, vectors, structured
+
+
+def _there(vectors: Mapping[str, Float32]) -> dict[str, Mask]:
+    return {name: np.any(block, axis=1) for name, block in vectors.items()}

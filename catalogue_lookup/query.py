@@ -70,17 +70,16 @@ class QueryEncoder:
             BundleError: the bundle has no tower for it.
             ModuleNotFoundError: a package is missing; the message names the extra that brings it.
         """
-        cleaned = [clean_text(text) for text in texts]
-        if not all(cleaned):
-            raise QueryError("the text is empty once it is cleaned: say what to look for")
+        cleaned = clean_texts(texts)
         found = {}
         if images:
-            found["picture"] = mean_of(self._vector("picture", np.concatenate([self._decode(image) for image in images])))
+            found["picture"] = mean_of(self.encode("picture", self.decode(images)))
         if cleaned:
-            found["text"] = mean_of(self._vector("text", cleaned))
+            found["text"] = mean_of(self.encode("text", cleaned))
         return found
 
-    def _vector(self, modality: str, items: Any) -> Float32:
+    def encode(self, modality: str, items: Any) -> Float32:
+        """Return the vectors of cleaned texts, or of pictures uint8[N, side, side, 3]: float32[N, d], unit norm."""
         features = self.bundle.views[modality].of_query(self._tower(modality).encode(items))
         return apply_head(self.bundle.heads[modality], features, block=1)
 
@@ -90,6 +89,14 @@ class QueryEncoder:
                 self._towers[modality] = self.bundle.load_tower(modality)
             return self._towers[modality]
 
+    def decode(self, images: Sequence[Picture]) -> npt.NDArray[np.uint8]:
+        """Return pictures as the tower takes them: uint8[N, side, side, 3].
+
+        Raises:
+            QueryError: one cannot be read.
+        """
+        return np.concatenate([self._decode(image) for image in images])
+
     def _decode(self, image: Picture) -> npt.NDArray[np.uint8]:
         spec = self._tower("picture").spec
         assert spec.side is not None
@@ -98,6 +105,14 @@ class QueryEncoder:
         except PictureError as error:
             name = f" {os.fspath(image)}" if isinstance(image, str | os.PathLike) else ""
             raise QueryError(f"the picture{name} cannot be searched with: {error}") from error
+
+
+def clean_texts(texts: Iterable[str]) -> list[str]:
+    """Clean texts as those of products are; raises QueryError where nothing is left of one."""
+    cleaned = [clean_text(text) for text in texts]
+    if not all(cleaned):
+        raise QueryError("the text is empty once it is cleaned: say what to look for")
+    return cleaned
 
 
 def _content(image: Picture) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catalogue_lookup import manifest as layout
+from catalogue_lookup.attention import query_vectors, rank_by_attention
 from catalogue_lookup.composition import Inputs, Query, Side, compose
 from catalogue_lookup.items import Items
 from catalogue_lookup.manifest import Manifest
@@ -21,6 +22,7 @@ from catalogue_lookup.query import QueryEncoder, QueryError
 from catalogue_lookup.shard import BLOCK_ROWS, AnnoyShard, exact_scores, merge, nodes_for, search_shards
 from catalogue_lookup.withdrawn import Withdrawn
 from encoders.fusion import STRUCTURED, Fusion, FusionError
+from encoders.ranking import Ranker, candidates_for
 
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -48,7 +50,8 @@ class Hit:
     Attributes:
         rank: from 1.
         product_id: the product.
-        score: angular: cosine, 1 at best; dot: dot product, the higher the closer; euclidean, manhattan: distance, 0 at best.
+        score: angular: cosine, 1 at best; dot: dot product, the higher the closer; euclidean, manhattan: distance, 0 at best;
+            of all of them where attention ranks: cosine and its correction, the higher the closer.
         columns: columns to show.
     """
 
@@ -97,6 +100,16 @@ class OpenVersion:
         self._opening_encoder = Lock()
         self._copy = copy
         self._on_sale = _OnSale({}, None, len(self))
+
+    @property
+    def shards(self) -> tuple[AnnoyShard, ...]:
+        """Give the Annoy files."""
+        return tuple(self._shards)
+
+    @property
+    def items(self) -> Items:
+        """Give ids and columns."""
+        return self._items
 
     def __len__(self) -> int:
         return sum(shard.items for shard in self._shards)
@@ -174,7 +187,13 @@ class OpenVersion:
             words = wanted.words or unwanted.words
             fusion = self.encoder().bundle.fusion if words else self._modality_vectors.fusion
             asked = compose(*(side.vector(fusion, self._vectors(side.items)) for side in (wanted, unwanted)))
-            items, scores = self._nearest(asked, count, where, nodes, on_sale)
+            ranker = self._ranker_of(query)
+            items, scores = self._nearest(asked, candidates_for(count) if ranker else count, where, nodes, on_sale)
+            if ranker:
+                own_vectors = query_vectors(wanted, self._modality_vectors)
+                items, scores = rank_by_attention(
+                    ranker, own_vectors, asked, items, self._vectors(items), self._modality_vectors, count
+                )
         else:
             fusion = self._fusion_of(query.weights)
             asked = compose(*(self._weighted(side, fusion) for side in (wanted, unwanted)))
@@ -209,6 +228,19 @@ class OpenVersion:
             inside = (items >= shard.first_item) & (items < shard.first_item + shard.items)
             vectors[inside] = shard.vectors(items[inside])
         return vectors
+
+    def _ranker_of(self, query: Query) -> Ranker | None:
+        """Return what ranks the answers of a query by attention, None where cosine does."""
+        if query.ranking == "cosine" or (query.ranking is None and query.kind not in self.manifest.ranking):
+            return None
+        ranker = self.encoder().bundle.ranker
+        if ranker is None:
+            raise QueryError(
+                f"version {self.manifest.id} has no ranking by attention: its bundle was trained without one, or with one that "
+                "found no more than cosine"
+            )
+        self._modality_vectors.check()
+        return ranker
 
     def _fusion_of(self, weights: Mapping[str, float]) -> Fusion:
         """Return the concatenation with the weights of a query."""

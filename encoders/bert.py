@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -18,7 +19,7 @@ import tensorflow_text
 
 from encoders.conversion import TextNetwork
 from encoders.hugging_face import Folder
-from encoders.tensors import MASKED, pool_tokens, within
+from encoders.tensors import MASKED, matmul, pool_tokens, within
 from encoders.tokenizer_files import read_tokenizer
 from encoders.tower_spec import TowerError
 from encoders.weights import WeightsError, combine_hashes, hash_bytes, package_folder, read_safetensors, read_verified
@@ -138,7 +139,7 @@ def _settings(folder: Folder, options: Mapping[str, str]) -> dict[str, Any]:
     pooled = folder.json("1_Pooling/config.json")
     found = "cls" if pooled.get("pooling_mode_cls_token") else "max" if pooled.get("pooling_mode_max_tokens") else "mean"
     usual = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "pad_token_id": 1}
-    settings = usual | config | {"pooling": options.get("pooling", found)}
+    settings = usual | config | {"pooling": options.get("pooling", found), "precision": keras.config.dtype_policy().name}
     if settings["hidden_act"] not in ACTIVATIONS:
         raise TowerError(f"{folder.path} has the activation '{settings['hidden_act']}': known are {', '.join(ACTIVATIONS)}")
     if config.get("position_embedding_type", "absolute") != "absolute":
@@ -232,6 +233,7 @@ def features(
 ) -> tf.Tensor:
     """Encode texts: ids int32[B, L], padded anyhow, and lengths int32[B] -> float32[B, D], unit norm."""
     epsilon, heads = float(settings["layer_norm_eps"]), settings["num_attention_heads"]
+    precision = settings.get("precision", "float32")
     positions = tf.range(tf.shape(ids)[1])
     mask = tf.cast(within(lengths, tf.shape(ids)[1]), tf.float32)
     masked = tf.expand_dims(tf.expand_dims((1.0 - mask) * MASKED, 1), 1)
@@ -246,12 +248,12 @@ def features(
     x = normalise(x, "embeddings.LayerNorm")
     for layer in range(settings["num_hidden_layers"]):
         name = f"encoder.layer.{layer}"
-        mixed = _attend(w, f"{name}.attention.self", x, masked, heads)
+        mixed = _attend(w, f"{name}.attention.self", x, masked, heads, precision)
         x = normalise(
-            _dense(w, mixed, f"{name}.attention.output.dense") + x, f"{name}.attention.output.LayerNorm"
+            _dense(w, mixed, f"{name}.attention.output.dense", precision) + x, f"{name}.attention.output.LayerNorm"
         )
-        wide = _activate(_dense(w, x, f"{name}.intermediate.dense"), settings.get("hidden_act", "gelu"))
-        x = normalise(_dense(w, wide, f"{name}.output.dense") + x, f"{name}.output.LayerNorm")
+        wide = _activate(_dense(w, x, f"{name}.intermediate.dense", precision), settings.get("hidden_act", "gelu"))
+        x = normalise(_dense(w, wide, f"{name}.output.dense", precision) + x, f"{name}.output.LayerNorm")
     return pool_tokens(x, lengths, settings.get("pooling", "mean"))
 
 
@@ -259,19 +261,19 @@ def _activate(x: tf.Tensor, activation: str) -> tf.Tensor:
     return tf.nn.relu(x) if activation == "relu" else tf.nn.gelu(x, approximate=activation != "gelu")
 
 
-def _dense(w: Mapping[str, Any], x: tf.Tensor, name: str) -> tf.Tensor:
-    return tf.matmul(x, w[f"{name}.weight"]) + w[f"{name}.bias"]
+def _dense(w: Mapping[str, Any], x: tf.Tensor, name: str, precision: str) -> tf.Tensor:
+    return matmul(x, w[f"{name}.weight"], precision) + w[f"{name}.bias"]
 
 
-def _attend(w: Mapping[str, Any], name: str, x: tf.Tensor, masked: tf.Tensor, heads: int) -> tf.Tensor:
+def _attend(w: Mapping[str, Any], name: str, x: tf.Tensor, masked: tf.Tensor, heads: int, precision: str) -> tf.Tensor:
     """Let tokens float32[B, L, C] attend to one another, but for `masked` float32[B, 1, 1, L], -1e9 there."""
     shape = tf.shape(x)
     width = x.shape[-1] // heads
 
     def split(part: str) -> tf.Tensor:
-        y = tf.reshape(_dense(w, x, f"{name}.{part}"), tf.stack([shape[0], shape[1], heads, width]))
+        y = tf.reshape(_dense(w, x, f"{name}.{part}", precision), tf.stack([shape[0], shape[1], heads, width]))
         return tf.transpose(y, [0, 2, 1, 3])
 
-    scores = tf.matmul(split("query"), split("key"), transpose_b=True) / np.float32(np.sqrt(width))
-    mixed = tf.matmul(tf.nn.softmax(scores + masked), split("value"))
+    scores = matmul(split("query"), split("key"), precision, transpose_b=True) / np.float32(np.sqrt(width))
+    mixed = matmul(tf.nn.softmax(scores + masked), split("value"), precision)
     return tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), tf.stack([shape[0], shape[1], heads * width]))

@@ -4,8 +4,12 @@
     towers/<modality>/          a tower each, as `encoders.presets` built it
     heads/<modality>.npz        the head of each
     fusion.npz                  what weighs the modalities of each product, where it was trained
+    ranking.npz                 what ranks candidates by attention, where it was trained and found more than cosine
     structured/                 the fitted transform of structured columns, where there is one
     training/curves.png         loss and validation recall by round, where heads were trained
+
+Reviews are a modality of products without tower and head of their own: they are texts, and go through those of texts, where
+the fusion gives them a weight.
 
 The hash covers all but the figures of the training: equal bundles have equal hashes wherever they were made. The bytes
 of a transform's graph differ between equal fits, so the hash covers what was fitted, `structured/statistics.json`, in
@@ -23,8 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from encoders.fusion import Fusion, FusionError, Gate
-from encoders.heads import Head, HeadError
+from encoders.heads import Float32, Head, HeadError, apply_head
 from encoders.integrity import (
     IntegrityError,
     SealedJson,
@@ -36,13 +43,22 @@ from encoders.integrity import (
     verify_files,
 )
 from encoders.pooling import PoolingError, Views
-from encoders.tower_spec import SPEC_FILE, TowerError, TowerSpec
+from encoders.ranking import Ranker, RankingError
+from encoders.tower_spec import LITERT, SPEC_FILE, TowerError, TowerSpec
 from encoders.towers import Tower, load_tower
 
 FORMAT = 1
 BUNDLE_FILE = "bundle.json"
 STRUCTURED_FOLDER, STATISTICS_FILE = "structured", "statistics.json"
-GATE_FILE, CURVES_FILE = "fusion.npz", "training/curves.png"
+GATE_FILE, RANKER_FILE, CURVES_FILE = "fusion.npz", "ranking.npz", "training/curves.png"
+
+
+REVIEWS = "reviews"
+
+
+def tower_of(modality: str) -> str:
+    """Name the modality whose tower and head a modality of products goes through."""
+    return "text" if modality == REVIEWS else modality
 
 
 class BundleError(ValueError):
@@ -62,6 +78,7 @@ class Bundle:
         views: what views of an item its modality's features are made of.
         training: figures of the training, for people.
         structured: what was fitted of structured columns and the `dimension` of their vectors; None: nothing was.
+        ranker: what ranks candidates by attention; None: cosine does.
     """
 
     folder: Path
@@ -72,6 +89,7 @@ class Bundle:
     views: Mapping[str, Views]
     training: Mapping[str, Any]
     structured: Mapping[str, Any] | None = None
+    ranker: Ranker | None = None
 
     @property
     def curves(self) -> bytes | None:
@@ -84,6 +102,21 @@ class Bundle:
         """Give D, the dimension of fused vectors."""
         return self.fusion.dimension(next(iter(self.heads.values())).dimension_out)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Name the modalities that products have vectors of: those of the towers, and reviews where they have a weight."""
+        return (*self.towers, *((REVIEWS,) if self.fusion.weights.get(REVIEWS) else ()))
+
+    def views_of(self, modality: str) -> Views:
+        """Return what views a modality's stored features are made of: of reviews none are made."""
+        return Views() if modality == REVIEWS else self.views[modality]
+
+    def vectors(self, modality: str, features: npt.NDArray[np.floating[Any]]) -> Float32:
+        """Carry stored features of a modality, float16 or float32[N, D], into the shared space: float32[N, d], unit norm."""
+        if modality == REVIEWS:
+            features = self.views[tower_of(modality)].of_query(np.asarray(features, np.float32))
+        return apply_head(self.heads[tower_of(modality)], features)
+
     def load_tower(self, modality: str, form: str | None = None, threads: int | None = None) -> Tower:
         """Load the tower of a modality, by default in its LiteRT form where it has one.
 
@@ -93,7 +126,10 @@ class Bundle:
         """
         if modality not in self.towers:
             raise BundleError(f"bundle {self.folder} has no {modality} tower (towers: {', '.join(self.towers)})")
-        return load_tower(self.folder / "towers" / modality, form, threads)
+        return load_tower(self.folder / "towers" / modality, form or self._thin_form(modality), threads)
+
+    def _thin_form(self, modality: str) -> str | None:
+        return LITERT if LITERT in self.towers[modality].forms else None
 
 
 def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
@@ -115,7 +151,7 @@ def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
     try:
         verify_files(folder, read_entries(content["files"]), verify)
         return _read(folder, content)
-    except (IntegrityError, HeadError, TowerError, FusionError, PoolingError) as error:
+    except (IntegrityError, HeadError, TowerError, FusionError, PoolingError, RankingError) as error:
         raise BundleError(str(error)) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise _lacking(path, error) from error
@@ -156,8 +192,9 @@ def _read(folder: Path, content: Mapping[str, Any]) -> Bundle:
         views={m: Views.from_json(content["views"][m]) for m in modalities},
         training=content["training"],
         structured=read_statistics(folder / STRUCTURED_FOLDER) if _has_structured(content["files"]) else None,
+        ranker=Ranker.from_npz(folder / RANKER_FILE) if RANKER_FILE in content["files"] else None,
     )
-    _check_fit(bundle.towers, bundle.heads, bundle.fusion, bundle.views, bundle.structured)
+    _check_fit(bundle.towers, bundle.heads, bundle.fusion, bundle.views, bundle.structured, bundle.ranker)
     return bundle
 
 
@@ -183,7 +220,7 @@ def read_statistics(folder: Path) -> dict[str, Any]:
 
 def _check_fit(
     towers: Mapping[str, TowerSpec], heads: Mapping[str, Head], fusion: Fusion, views: Mapping[str, Views],
-    structured: Mapping[str, Any] | None,
+    structured: Mapping[str, Any] | None, ranker: Ranker | None,
 ) -> None:  # fmt: skip
     if not towers or set(towers) != set(heads):
         raise BundleError(f"towers ({', '.join(towers)}) and heads ({', '.join(heads)}) must be of the same modalities")
@@ -197,12 +234,17 @@ def _check_fit(
     shared = {modality: head.dimension_out for modality, head in heads.items()}
     if len(set(shared.values())) > 1:
         raise BundleError(f"heads give vectors of different dimensions {shared}: train them together")
-    if not set(fusion.modalities) <= set(heads):
+    if not set(map(tower_of, fusion.modalities)) <= set(heads):
         raise BundleError(f"fusion weighs {', '.join(fusion.modalities)}, but there are only heads for {', '.join(heads)}")
     gate = fusion.check_gate() if fusion.kind == "attention" else fusion.gate
     if gate is not None and (not set(gate.modalities) <= set(heads) or {gate.dimension} != set(shared.values())):
         raise BundleError(
             f"the fusion's gate weighs {', '.join(gate.modalities)} of dimension {gate.dimension}, the heads give {shared}: "
+            "train them together"
+        )
+    if ranker is not None and (not set(ranker.modalities) <= set(heads) or {ranker.dimension} != set(shared.values())):
+        raise BundleError(
+            f"the ranker compares {', '.join(ranker.modalities)} of dimension {ranker.dimension}, the heads give {shared}: "
             "train them together"
         )
     fitted = 0 if structured is None else structured["dimension"]
@@ -222,6 +264,7 @@ def write_bundle(
     training: Mapping[str, Any],
     structured: Path | None = None,
     curves: bytes | None = None,
+    ranker: Ranker | None = None,
 ) -> Bundle:
     """Write a bundle: into a folder beside `folder`, then renamed.
 
@@ -237,6 +280,7 @@ def write_bundle(
         training: figures of the training: JSON values.
         structured: folder of the fitted transform of structured columns.
         curves: PNG of the training's curves.
+        ranker: what ranks candidates by attention.
 
     Raises:
         BundleError: the parts don't fit together, or something else lies at `folder`.
@@ -246,7 +290,7 @@ def write_bundle(
     except FileNotFoundError as error:
         raise BundleError(f"{error.filename} is missing: build the tower first") from error
     views = {modality: views.get(modality, Views()) for modality in specs}
-    _check_fit(specs, heads, fusion, views, None if structured is None else read_statistics(structured))
+    _check_fit(specs, heads, fusion, views, None if structured is None else read_statistics(structured), ranker)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -259,6 +303,8 @@ def write_bundle(
             shutil.copytree(structured, temporary / STRUCTURED_FOLDER, copy_function=shutil.copyfile)
         if fusion.gate is not None:
             fusion.gate.to_npz(temporary / GATE_FILE)
+        if ranker is not None:
+            ranker.to_npz(temporary / RANKER_FILE)
         if curves is not None:
             (temporary / CURVES_FILE).parent.mkdir()
             (temporary / CURVES_FILE).write_bytes(curves)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import keras_hub
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +108,7 @@ class Side:
         return encoder(
             hidden_dim=self.settings["hidden_size"], num_layers=self.settings["num_hidden_layers"],
             num_heads=self.settings["num_attention_heads"], intermediate_dim=self.settings["intermediate_size"],
-            intermediate_activation=ACTIVATIONS[act], dtype="float32", **more,
+            intermediate_activation=ACTIVATIONS[act], dtype=keras.config.dtype_policy(), **more,
         )  # fmt: skip
 
 
@@ -157,7 +158,7 @@ def _clip_picture(side: Side) -> tuple[Any, Any]:
     side.blocks(encoder.encoder_layers, "vision_model")
     side.norm(encoder.layer_norm, "vision_model.post_layernorm")
     projection = side.take("visual_projection.weight").T
-    return encoder, lambda pixels: tf.matmul(encoder({"images": pixels}, training=False)[:, 0], projection)
+    return encoder, lambda pixels: tf.matmul(tf.cast(encoder({"images": pixels}, training=False)[:, 0], tf.float32), projection)
 
 
 def _siglip_picture(side: Side) -> tuple[Any, Any]:
@@ -179,7 +180,7 @@ def _siglip_picture(side: Side) -> tuple[Any, Any]:
     side.norm(head.layer_norm, f"{name}.layernorm")
     side.dense(head.mlp.fc1, f"{name}.mlp.fc1")
     side.dense(head.mlp.fc2, f"{name}.mlp.fc2")
-    return encoder, lambda pixels: encoder({"images": pixels}, training=False)
+    return encoder, lambda pixels: tf.cast(encoder({"images": pixels}, training=False), tf.float32)
 
 
 def text_network(folder: Folder) -> TextNetwork:
@@ -230,7 +231,7 @@ def clip_text_features(side: Side) -> tuple[Any, Any]:
     projection = side.take("text_projection.weight").T
 
     def features(ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        states = encoder({"token_ids": padded(ids, lengths, limit, 0)}, training=False)
+        states = tf.cast(encoder({"token_ids": padded(ids, lengths, limit, 0)}, training=False), tf.float32)
         return unit(tf.matmul(tf.gather(states, lengths - 1, batch_dims=1), projection))
 
     return encoder, features
@@ -258,7 +259,7 @@ def siglip_text_features(side: Side, padding: int, begun: bool) -> tuple[Any, An
     def features(ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         if begun:
             ids, lengths = ids[:, 1:], lengths - 1
-        return unit(encoder({"token_ids": padded(ids, lengths, limit, padding)}, training=False))
+        return unit(tf.cast(encoder({"token_ids": padded(ids, lengths, limit, padding)}, training=False), tf.float32))
 
     return encoder, features
 

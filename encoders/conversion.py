@@ -13,11 +13,13 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from encoders.tower_spec import Decoding, TextForm
+from encoders.tower_spec import Decoding, Precision, TextForm
 from encoders.trainable import Layers
 from encoders.weights import reason_of
 
 MAX_COSINE_DISTANCE, MAX_STRETCH = 1e-6, 1e-3
+# Sums of 16 bits depend on how many items there are beside one.
+MIXED_COSINE_DISTANCE, MIXED_STRETCH = 1e-3, 2e-2
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class PictureNetwork:
         features: uint8[B, side, side, 3] -> float32[B, D].
         decoding: how a picture's file becomes the square.
         layers: variables of its layers that can be trained further, see `encoders.trainable`; none: it cannot be.
+        precision: what it computes in.
     """
 
     side: int
@@ -43,6 +46,7 @@ class PictureNetwork:
     features: Callable[[tf.Tensor], tf.Tensor]
     decoding: Decoding = field(default_factory=Decoding)
     layers: Layers = ()
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class TextNetwork:
         prefix: what is written before each text.
         text_form: what is done to a text then, see `TowerSpec`.
         layers: variables of its layers that can be trained further, or the names of its `weights` that are one.
+        precision: what it computes in.
     """
 
     token_limit: int
@@ -75,13 +80,14 @@ class TextNetwork:
     prefix: str = ""
     text_form: TextForm = "as_is"
     layers: Layers = ()
+    precision: Precision = "float32"
 
 
 def save_picture_network(network: PictureNetwork, folder: Path) -> None:
     """Write a network for pictures as a SavedModel."""
     side = network.side
     pictures = tf.TensorSpec([None, side, side, 3], tf.uint8, name="pictures")
-    frozen = freeze(network.features, pictures)
+    frozen = freeze(lambda pictures: tf.cast(network.features(pictures), tf.float32), pictures)
     save(folder, {"serving_default": (lambda pictures: {"features": frozen(pictures)}, [pictures])})
 
 
@@ -186,27 +192,30 @@ def refuse_variables(model: bytes) -> None:
         )
 
 
-def check_equal(expected: npt.NDArray[Any], found: npt.NDArray[Any], name: str, original: str) -> float:
+def check_equal(
+    expected: npt.NDArray[Any], found: npt.NDArray[Any], name: str, original: str, precision: Precision = "float32"
+) -> float:
     """Compare features float[N, D] row by row; returns the largest cosine distance.
 
     Raises ConversionError above 1e-6, for norms that differ by more than a thousandth, for other shapes and
-    for values that are not finite.
+    for values that are not finite; with a mixed precision, above 1e-3 and 2 %.
     """
+    mixed = precision != "float32"
+    most, longest = (MIXED_COSINE_DISTANCE, MIXED_STRETCH) if mixed else (MAX_COSINE_DISTANCE, MAX_STRETCH)
     if expected.shape != found.shape:
         raise ConversionError(
             f"{name} gives features {list(found.shape)}, {original} {list(expected.shape)}: refused"
         )
     if not (np.isfinite(found).all() and np.isfinite(expected).all()):
-        raise ConversionError(
-            f"{name} or {original} gives features that are not finite: weights are lost or wrong"
-        )
+        why = "weights are lost or wrong" if precision != "mixed_float16" else "16 bits do not hold them, mixed_bfloat16 may"
+        raise ConversionError(f"{name} or {original} gives features that are not finite: {why}")
     a, b = expected.astype(np.float64), found.astype(np.float64)
     lengths, others = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     products = np.where((lengths == 0) & (others == 0), 1.0, lengths * others)
     cosines = np.where(lengths + others == 0, 1.0, (a * b).sum(axis=1) / np.maximum(products, 1e-300))
     distance = max(0.0, float((1.0 - cosines).max(initial=0.0)))
     stretch = float((np.abs(others - lengths) / np.maximum(lengths, 1e-12)).max(initial=0.0))
-    if distance > MAX_COSINE_DISTANCE or stretch > MAX_STRETCH:
+    if distance > most or stretch > longest:
         raise ConversionError(
             f"{name} differs from {original} by a cosine distance of {distance:.1e} and {stretch:.1e} of the "
             "norm: refused"

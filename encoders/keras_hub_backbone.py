@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
@@ -33,7 +34,7 @@ USUAL = ((0.5,) * 3, (0.5,) * 3)
 def load_backbone(name: str, **options: Any) -> Any:
     """Load a backbone with its weights; raises TowerError where KerasHub has none of that name or cannot load it."""
     try:
-        return keras_hub.models.Backbone.from_preset(name, dtype="float32", **options)
+        return keras_hub.models.Backbone.from_preset(name, dtype=keras.config.dtype_policy(), **options)
     except Exception as error:  # whatever KerasHub, Keras, h5py, safetensors and the network raise
         raise TowerError(
             f"KerasHub cannot load '{name}' ({reason_of(error)}): name a preset of KerasHub, which it downloads, or a preset's "
@@ -113,7 +114,7 @@ def _side(backbone: Any, converter: Any, options: Mapping[str, str]) -> int:
 def _picture_features(backbone: Any, options: Mapping[str, str]) -> Callable[[tf.Tensor], tf.Tensor]:
     if hasattr(backbone, "get_vision_embeddings"):
         _check_pooling(backbone, options, ())
-        return lambda pixels: unit(backbone.get_vision_embeddings(pixels))
+        return lambda pixels: unit(tf.cast(backbone.get_vision_embeddings(pixels), tf.float32))
     names = list(backbone.input) if isinstance(backbone.input, dict) else None
     if names is not None and len(names) != 1:
         raise TowerError(f"a {type(backbone).__name__} takes {', '.join(names)}: of it no picture tower is made")
@@ -121,7 +122,7 @@ def _picture_features(backbone: Any, options: Mapping[str, str]) -> Callable[[tf
     _check_pooling(backbone, options, ("mean",) if is_map else ("cls", "mean"))
 
     def features(pixels: tf.Tensor) -> tf.Tensor:
-        states = backbone(pixels if names is None else {names[0]: pixels}, training=False)
+        states = tf.cast(backbone(pixels if names is None else {names[0]: pixels}, training=False), tf.float32)
         if is_map:
             return tf.reduce_mean(states, [1, 2])
         return tf.reduce_mean(states, 1) if options.get("pooling") == "mean" else states[:, 0]
@@ -227,7 +228,8 @@ def _pair_features(backbone: Any, limit: int, tokens: Tokens, begun: bool) -> Ca
     def features(ids: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         if begun:
             ids, lengths = ids[:, 1:], lengths - 1
-        return unit(backbone.get_text_embeddings(padded(_own(ids, tokens), lengths, limit, tokens.padding)))
+        own = padded(_own(ids, tokens), lengths, limit, tokens.padding)
+        return unit(tf.cast(backbone.get_text_embeddings(own), tf.float32))
 
     return features
 
@@ -243,7 +245,7 @@ def _pooled_features(backbone: Any, tokens: Tokens, options: Mapping[str, str]) 
         }  # fmt: skip
         states = backbone({name: given[name] for name in names}, training=False)
         states = states["sequence_output"] if isinstance(states, dict) else states
-        return pool_tokens(states, lengths, options.get("pooling", "mean"))
+        return pool_tokens(tf.cast(states, tf.float32), lengths, options.get("pooling", "mean"))
 
     return features
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def contrastive_loss(logits: tf.Tensor, answers: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+def contrastive_loss(logits: tf.Tensor, answers: tf.Tensor, present: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
     """Average the cross entropies of both directions: over a query's products and over a product's queries.
 
-    The loss of CLIP (Radford et al. 2021) with several right answers, as in SupCon (Khosla et al. 2020, L_out).
+    The loss of CLIP (Radford et al. 2021) with several right answers, as in SupCon (Khosla et al. 2020, L_out). A share
+    `smoothing` of what is right is spread over all that is there (Szegedy et al. 2016), right or not.
     """
-    logits = tf.where(present[None, :], logits, -1e9)
-    positive = tf.cast(answers, tf.float32)
+    there = tf.broadcast_to(present[None, :], tf.shape(logits))
+    logits = tf.where(there, logits, -1e9)
+    positive, all_there = tf.cast(answers, tf.float32), tf.cast(there, tf.float32)
     total = 0.0
     for axis in (1, 0):
-        right = tf.reduce_sum(positive, axis)
-        entropy = -tf.reduce_sum(positive * tf.nn.log_softmax(logits, axis), axis) / tf.maximum(right, 1.0)
-        total += tf.reduce_sum(entropy) / tf.maximum(tf.reduce_sum(tf.cast(right > 0, tf.float32)), 1.0)
+        right = tf.reduce_sum(positive, axis, keepdims=True)
+        target = (1.0 - smoothing) * positive / tf.maximum(right, 1.0)
+        target += smoothing * all_there / tf.maximum(tf.reduce_sum(all_there, axis, keepdims=True), 1.0)
+        asked = tf.cast(right > 0, tf.float32)
+        entropy = -tf.reduce_sum(asked * target * tf.nn.log_softmax(logits, axis))
+        total += entropy / tf.maximum(tf.reduce_sum(asked), 1.0)
     return total / 2.0
 
 

@@ -111,8 +111,8 @@ def write_trained(source: Source, network: PictureNetwork | TextNetwork, folder:
 
     litert: Literal["required", "wanted"] = "required" if source.scheme in ("package", COMPACT) else "wanted"
     if isinstance(network, PictureNetwork):
-        return write_picture_tower(source.spec, network, folder, litert, _batch(source))
-    return write_text_tower(source.spec, network, folder, litert, _batch(source))
+        return write_picture_tower(source.spec, network, folder, litert, _batch(source), source.xla)
+    return write_text_tower(source.spec, network, folder, litert, _batch(source), source.xla)
 
 
 def _batch(source: Source) -> int:
@@ -137,7 +137,8 @@ def _build_saved_model(source: Source, batch: int, folder: Path) -> TowerSpec:
     target = folder / FORM_FILES[SAVED_MODEL]
     weights_hash = saved_model.copy_verified(Path(source.name), target, source.options.get("sha256"))
     side, fixed = saved_model.read_signature(target, Path(source.name), source.modality)
-    found = TowerSpec(source.spec, source.modality, 0, weights_hash, side, None, fixed or batch, None, (SAVED_MODEL,))
+    found = TowerSpec(source.spec, source.modality, 0, weights_hash, side, None, fixed or batch, None, (SAVED_MODEL,),
+                      xla=source.xla)  # fmt: skip
     unmeasured = prepare_pictures(source, found) if source.modality == "picture" else prepare_texts(source, found)
     return _finish(unmeasured, folder, "wanted" if source.modality == "picture" and fixed is None else "none")
 
@@ -154,24 +155,28 @@ def _build_litert_file(source: Source, folder: Path) -> TowerSpec:
 
 
 def write_picture_tower(
-    spec: str, network: PictureNetwork, folder: Path, litert: Literal["required", "wanted"] = "required", batch: int = BATCH
-) -> TowerSpec:
+    spec: str, network: PictureNetwork, folder: Path, litert: Literal["required", "wanted"] = "required", batch: int = BATCH,
+    xla: bool = False,
+) -> TowerSpec:  # fmt: skip
     """Write a network for pictures into an existing folder, with all checks; raises ConversionError.
 
-    Where LiteRT is only wanted, a network that LiteRT cannot run as it should keeps its SavedModel alone.
+    Where LiteRT is only wanted, a network that LiteRT cannot run as it should keeps its SavedModel alone, and so does one of
+    a mixed precision, as LiteRT computes in float32.
     """
     from encoders.conversion import save_picture_network
 
     save_picture_network(network, folder / FORM_FILES[SAVED_MODEL])
     unmeasured = TowerSpec(
-        spec, "picture", 0, network.weights_hash, network.side, None, batch, None, (SAVED_MODEL,), network.decoding
-    )
-    return _finish(unmeasured, folder, litert)
+        spec, "picture", 0, network.weights_hash, network.side, None, batch, None, (SAVED_MODEL,), network.decoding,
+        precision=network.precision, xla=xla,
+    )  # fmt: skip
+    return _finish(unmeasured, folder, litert if network.precision == "float32" else "none")
 
 
 def write_text_tower(
-    spec: str, network: TextNetwork, folder: Path, litert: Literal["required", "wanted"] = "required", batch: int = BATCH
-) -> TowerSpec:
+    spec: str, network: TextNetwork, folder: Path, litert: Literal["required", "wanted"] = "required", batch: int = BATCH,
+    xla: bool = False,
+) -> TowerSpec:  # fmt: skip
     """Write a network for texts into an existing folder, as `write_picture_tower` does."""
     from encoders.conversion import save_numeric, save_text_network
 
@@ -179,8 +184,10 @@ def write_text_tower(
     (folder / TOKENIZER_FILES[network.tokenizer]).write_bytes(network.tokenizer_file)
     unmeasured = TowerSpec(
         spec, "text", 0, network.weights_hash, None, network.token_limit, batch, network.tokenizer, (SAVED_MODEL,),
-        prefix=network.prefix, text_form=network.text_form,
+        prefix=network.prefix, text_form=network.text_form, precision=network.precision, xla=xla,
     )  # fmt: skip
+    if network.precision != "float32":
+        return _finish(unmeasured, folder, "none")
     return _finish(unmeasured, folder, litert, None if network.tokenise is None else partial(save_numeric, network))
 
 
@@ -193,6 +200,7 @@ def _finish(
     `save_numeric` writes what LiteRT converts, where that is not the SavedModel itself.
     """
     from encoders.conversion import ConversionError, check_equal, probe_dimension
+    from encoders.weights import reason_of
 
     name, saved_model = unmeasured.spec, folder / FORM_FILES[SAVED_MODEL]
     probes: Any = PROBE_TEXTS if unmeasured.side is None else probe_pictures(unmeasured.side)
@@ -200,9 +208,13 @@ def _finish(
     alone = replace(unmeasured, dimension=dimension)
     (folder / SPEC_FILE).write_text(alone.to_json(), "utf-8")
     tower = load_tower(folder, SAVED_MODEL)
-    expected = tower.encode(probes)
+    try:
+        expected = tower.encode(probes)
+    except load_tensorflow().errors.OpError as error:
+        how = "compiled by XLA" if alone.xla else "run"
+        raise ConversionError(f"{name} cannot be {how}: {reason_of(error)}") from error
     single = np.concatenate([tower.encode(probes[row : row + 1]) for row in range(3)])
-    check_equal(single, expected[:3], f"{name} in a batch", "itself alone")
+    check_equal(single, expected[:3], f"{name} in a batch", "itself alone", alone.precision)
     if litert == "none":
         return alone
     both = replace(alone, forms=(LITERT, SAVED_MODEL))

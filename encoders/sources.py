@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from urllib.parse import unquote
 
-from encoders.tower_spec import Decoding, Fit, Modality, Resample, TextForm, TowerError, TowerSpec
+from encoders.tower_spec import Decoding, Fit, Modality, Precision, Resample, TextForm, TowerError, TowerSpec
 
 if TYPE_CHECKING:
     from encoders.conversion import PictureNetwork, TextNetwork
@@ -41,10 +41,22 @@ SCHEMES: Mapping[str, Mapping[Modality, frozenset[str] | None]] = {
     "tflite": {"picture": frozenset(("sha256", "mean", "std"))},
 }
 COMMON: Mapping[Modality, frozenset[str]] = {
-    "picture": frozenset(("batch", "crop_ratio", "fit", "resample")),
-    "text": frozenset(("batch", "form", "prefix")),
+    "picture": frozenset(("batch", "crop_ratio", "fit", "precision", "resample", "xla")),
+    "text": frozenset(("batch", "form", "precision", "prefix", "xla")),
 }
-CHOICES = {"fit": get_args(Fit), "resample": get_args(Resample), "form": get_args(TextForm), "pooling": ("cls", "max", "mean")}
+# Those that some kinds have no use for, and why.
+USELESS: Mapping[tuple[str, str], str] = {
+    ("package", "precision"): "the packaged towers compute in float32",
+    ("package", "xla"): "the packaged towers run in LiteRT, which XLA does not compile",
+    ("saved-model", "precision"): "a SavedModel computes in what it was saved with",
+    ("tflite", "precision"): "a LiteRT file computes in what it was converted to",
+    ("tflite", "xla"): "a LiteRT file runs in LiteRT, which XLA does not compile",
+    ("tflite", "batch"): "a LiteRT file says itself how many pictures it takes at once",
+}
+CHOICES = {
+    "fit": get_args(Fit), "resample": get_args(Resample), "form": get_args(TextForm), "pooling": ("cls", "max", "mean"),
+    "precision": get_args(Precision), "xla": ("off", "on"),
+}  # fmt: skip
 NUMBERS = {"batch": 1, "tokens": 3, "side": 1}
 RANGES = {"crop_ratio": (0.0, 1.0), "mean": (-1.0, 255.0), "std": (0.0, 255.0)}
 
@@ -52,6 +64,7 @@ LEAST_SIDE = 16  # of a compact tower: it halves a picture four times
 
 Pictures = TypeVar("Pictures", "PictureNetwork", TowerSpec)
 Texts = TypeVar("Texts", "TextNetwork", TowerSpec)
+Network = TypeVar("Network", "PictureNetwork", "TextNetwork")
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,16 @@ class Source:
     name: str
     options: Mapping[str, str]
     common: Mapping[str, str]
+
+    @property
+    def precision(self) -> Precision:
+        """Give Keras's policy that the network is built under."""
+        return self.common.get("precision", "float32")  # type: ignore[return-value]
+
+    @property
+    def xla(self) -> bool:
+        """Tell whether the network is to be compiled."""
+        return self.common.get("xla") == "on"
 
 
 def split_specs(spec: str) -> list[str]:
@@ -116,8 +139,14 @@ def read_source(spec: str, modality: Modality) -> Source:
     own = SCHEMES[scheme][modality]
     unknown = [] if own is None else sorted(set(options) - own)
     if unknown:
-        known = ", ".join(sorted((own or frozenset()) | COMMON[modality]))
+        known = ", ".join(sorted(one for one in (own or frozenset()) | COMMON[modality] if (scheme, one) not in USELESS))
         raise TowerError(f"tower '{spec}' has the option '{unknown[0]}', which is unknown: known are {known}")
+    for option in common:
+        why = USELESS.get((scheme, option))
+        if (scheme, modality, option) == ("saved-model", "text", "xla"):
+            why = "a SavedModel for texts takes strings, which XLA cannot compile"
+        if why is not None:
+            raise TowerError(f"tower '{spec}' has the option '{option}', but {why}: leave it away")
     _check_values(spec, common if own is None else {**options, **common})
     return Source(spec, modality, scheme, name, options, common)
 
@@ -170,12 +199,25 @@ def load_picture_network(source: Source) -> PictureNetwork:
         TowerError, ApplicationError, WeightsError: the source holds no such network.
         ModuleNotFoundError: a package is not installed.
     """
-    return prepare_pictures(source, _picture_network(source))
+    return prepare_pictures(source, _in_precision(source, _picture_network))
 
 
 def load_text_network(source: Source) -> TextNetwork:
     """Build the network for texts that a source names, as `load_picture_network` does."""
-    return prepare_texts(source, _text_network(source))
+    return prepare_texts(source, _in_precision(source, _text_network))
+
+
+def _in_precision(source: Source, build: Callable[[Source], Network]) -> Network:
+    """Build a network under a policy of Keras, which its layers keep; the process goes on under its own."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(source.precision)
+    try:
+        network = build(source)
+    finally:
+        keras.config.set_dtype_policy(before)
+    return replace(network, precision=source.precision, weights_hash=_hash_with(network.weights_hash, source.precision))
 
 
 def prepare_pictures(source: Source, made: Pictures) -> Pictures:
@@ -195,10 +237,10 @@ def prepare_texts(source: Source, made: Texts) -> Texts:
 
 
 def _hash_with(weights_hash: str, *preparation: Any) -> str:
-    """Hash how items are prepared into the hash of the weights; the usual way leaves it as it is."""
+    """Hash how items are prepared, or computed with, into the hash of the weights; the usual way leaves it as it is."""
     from encoders.weights import combine_hashes
 
-    if preparation in ((Decoding(),), ("", "as_is")):
+    if preparation in ((Decoding(),), ("", "as_is"), ("float32",)):
         return weights_hash
     return combine_hashes(weights_hash, json.dumps([str(part) for part in preparation]))
 

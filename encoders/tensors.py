@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
 MASKED = -1e9  # added to what is not to count in a softmax or a maximum
+
+
+def matmul(a: tf.Tensor, b: tf.Tensor, precision: str, transpose_b: bool = False) -> tf.Tensor:
+    """Multiply float32 matrices as a policy of Keras does, in 16 bits where it is a mixed one: float32."""
+    compute = keras.DTypePolicy(precision).compute_dtype
+    product = tf.matmul(tf.cast(a, compute), tf.cast(b, compute), transpose_b=transpose_b)
+    return tf.cast(product, tf.float32)
 
 
 def unit(vectors: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ Modality = Literal["picture", "text"]
 TextForm = Literal["as_is", "lower", "canonical"]
 Fit = Literal["crop", "pad", "stretch"]
 Resample = Literal["bicubic", "bilinear"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
 LITERT, SAVED_MODEL = "litert", "saved_model"
 FORM_FILES = {LITERT: "model.tflite", SAVED_MODEL: "saved_model"}
@@ -50,6 +51,8 @@ class TowerSpec:
         text_form: what is done to a text then: "lower" case, or "canonical": that, and no ASCII punctuation.
         pixel_mean: what is taken from each pixel where a form takes float32,
         pixel_std: and what it is divided by then.
+        precision: Keras's policy of what is computed in 16 bits; weights stay float32, and so do features.
+        xla: whether the SavedModel is compiled by XLA, and is the form that jobs run; it changes features by rounding only.
         parts: towers whose features stand side by side, in folders 0, 1 and so on; 0: the tower is one itself.
     """
 
@@ -67,6 +70,8 @@ class TowerSpec:
     text_form: TextForm = "as_is"
     pixel_mean: float = 0.0
     pixel_std: float = 1.0
+    precision: Precision = "float32"
+    xla: bool = False
     parts: int = 0
 
     def to_json(self) -> str:

@@ -53,8 +53,9 @@ class Tower(ABC):
         """Say what it runs in, and on what: TensorFlow's own word on a GPU that it cannot use is silenced."""
         if self.form == LITERT:
             return "LiteRT on the CPU"
+        by = "TensorFlow, compiled by XLA," if self.spec.xla else "TensorFlow"
         gpus = len(load_tensorflow().config.list_physical_devices("GPU"))
-        return f"TensorFlow on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "TensorFlow on the CPU, without a GPU"
+        return f"{by} on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else f"{by} on the CPU, without a GPU"
 
     def encode(self, items: npt.NDArray[Any] | Sequence[str]) -> Float32:
         """Encode pictures uint8[B, side, side, 3] or B texts: float32[B, D], whatever else is in the batch.
@@ -145,7 +146,7 @@ def batches_by_length(
 
 
 def load_tower(folder: Path, form: str | None = None, threads: int | None = None) -> Tower:
-    """Load a tower from its folder, by default in its LiteRT form where it has one.
+    """Load a tower from its folder, by default in its LiteRT form where it has one and XLA is not to compile it.
 
     Args:
         folder: what `build_tower` wrote.
@@ -164,7 +165,7 @@ def load_tower(folder: Path, form: str | None = None, threads: int | None = None
         from encoders.side_by_side import SideBySide
 
         return SideBySide(spec, [load_tower(folder / str(part), form, threads) for part in range(spec.parts)])
-    form = form or (LITERT if LITERT in spec.forms else SAVED_MODEL)
+    form = form or (LITERT if LITERT in spec.forms and not spec.xla else SAVED_MODEL)
     if form not in spec.forms:
         raise TowerError(f"{spec.spec} has no form '{form}' in {folder} (forms: {', '.join(spec.forms)})")
     threads = threads or available_cores()
@@ -236,12 +237,20 @@ def _numeric_text_tower(
 
     def run(rows: list[npt.NDArray[np.int32]]) -> Float32:
         lengths = np.array([len(row) for row in rows], np.int32)
-        ids = np.zeros((len(rows), int(lengths.max())), np.int32)
-        for target, row in zip(ids, rows, strict=True):
+        texts, tokens = len(rows), int(lengths.max())
+        if spec.xla and form == SAVED_MODEL:  # which compiles for each shape
+            texts, tokens = _next_power(texts), min(_next_power(tokens), max(tokens, spec.token_limit or 0))
+        ids = np.zeros((texts, tokens), np.int32)
+        for target, row in zip(ids, rows, strict=False):
             target[: len(row)] = row
-        return call(ids, lengths)
+        return call(ids, np.pad(lengths, (0, texts - len(rows)), constant_values=1))[: len(rows)]
 
     return _TextTower(spec, form, measure, run)
+
+
+def _next_power(number: int) -> int:
+    """Return the least power of two that is not below a number."""
+    return 1 << (number - 1).bit_length()
 
 
 def _only(outputs: dict[str, Any]) -> Float32:
@@ -287,11 +296,12 @@ def _load_saved_model(spec: TowerSpec, model: Path, folder: Path, threads: int) 
     loaded = tf.saved_model.load(str(model))
     serve = loaded.signatures["serving_default"]
     names = sorted(serve.structured_input_signature[1])
+    called = tf.function(serve, jit_compile=True, reduce_retracing=True) if spec.xla else serve
 
     def run(*items: Any) -> Float32:
         assert loaded is not None  # a signature holds its resources only weakly
         given = {name: tf.constant(item) for name, item in zip(names, items, strict=True)}
-        return _only({key: value.numpy() for key, value in serve(**given).items()})
+        return _only({key: value.numpy() for key, value in called(**given).items()})
 
     if spec.modality == "picture":
         return _PictureTower(spec, SAVED_MODEL, run)

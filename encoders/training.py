@@ -27,17 +27,21 @@ from encoders.training_data import ArrayTrainingData, Features, Mask, TrainingBa
 from encoders.training_rounds import Round, log_round
 
 Float32 = npt.NDArray[np.float32]
+EPOCHS = 140
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """Settings of training; the defaults were tuned on several thousand fashion products.
 
-    epochs: passes over the training products at most; None takes 80, but no less than `least_steps` and no more than
+    epochs: passes over the training products at most; None takes `EPOCHS`, but no less than `least_steps` and no more than
     `most_steps` steps, so that few products are seen often enough and many do not take hours. The learning rate
     falls to 0 along half a cosine. After each of `rounds` equal parts the heads are measured, and training
     ends `patience` parts after the best one. average: decay, a step, of the running mean of the weights that is kept.
-    loss: one of `encoders.losses`; the contrastive one begins at `temperature`, the sigmoid one where its paper does.
+    mixing: up to which share a picture's features are mixed with those of another product of the batch, uniformly drawn; the
+    right answers stay (mixup of inputs alone, Zhang et al. 2018).
+    loss: one of `encoders.losses`; the contrastive one begins at `temperature`, the sigmoid one where its paper does;
+    smoothing is of the contrastive one.
     gate: learn the gate of the fusion by attention, of `gate_units` hidden units, beside the heads.
     """
 
@@ -48,12 +52,14 @@ class TrainingSettings:
     most_steps: int = 6000
     rounds: int = 40
     patience: int = 15
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 1e-2
     input_dropout: float = 0.3
     hidden_dropout: float = 0.3
+    mixing: float = 0.3
     loss: Literal["contrastive", "sigmoid"] = "contrastive"
     temperature: float = 0.07
+    smoothing: float = 0.1
     gate: bool = False
     gate_units: int = 16
     average: float = 0.98
@@ -190,6 +196,8 @@ class _Trainer:
             gate_model(len(moments), settings.dimension, settings.gate_units, settings.seed) if settings.gate else None
             for _ in range(2)
         )
+        self.mixing, self.smoothing = settings.mixing, settings.smoothing
+        self.random = tf.random.Generator.from_seed(settings.seed)
         self.contrastive = settings.loss == "contrastive"
         scale = -math.log(settings.temperature) if self.contrastive else math.log(10.0)
         self.log_scale = keras.Variable(scale, name="log_scale")
@@ -220,6 +228,8 @@ class _Trainer:
         queries: tf.Tensor,
         answers: tf.Tensor,
     ) -> tf.Tensor:
+        if self.mixing and "picture" in features:
+            features = features | {"picture": self._mix(features["picture"], present["picture"])}
         with tf.GradientTape() as tape:
             asked = self.models["text"](queries, training=True)
             vectors = {name: model(features[name], training=True) for name, model in self.models.items()}
@@ -235,19 +245,27 @@ class _Trainer:
             mean.assign_add(share * (weight.value - mean.value))
         return loss
 
+    def _mix(self, features: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+        """Mix features of products, float32[B, D], with those of others where both are there, bool[B]."""
+        draws = self.random.uniform((2, tf.shape(features)[0]))
+        others = tf.argsort(draws[0])
+        both = tf.cast(present & tf.gather(present, others), tf.float32)
+        share = (self.mixing * draws[1] * both)[:, None]
+        return features + share * (tf.gather(features, others) - features)
+
     def _loss(self, asked: tf.Tensor, vectors: tf.Tensor, answers: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
         scale = tf.exp(tf.minimum(self.log_scale.value, math.log(100.0)))
         logits = scale * tf.matmul(asked, vectors, transpose_b=True)
         answers = tf.logical_and(answers, present[None, :])
         if self.contrastive:
-            return contrastive_loss(logits, answers, present)
+            return contrastive_loss(logits, answers, present, self.smoothing)
         return sigmoid_loss(logits + self.bias.value, answers, present)
 
 
 def _steps(per_epoch: int, settings: TrainingSettings) -> int:
     if settings.epochs is not None:
         return max(settings.epochs * per_epoch, 1)
-    return min(max(80 * per_epoch, settings.least_steps), settings.most_steps)
+    return min(max(EPOCHS * per_epoch, settings.least_steps), settings.most_steps)
 
 
 def _endless(data: TrainingData) -> Iterator[TrainingBatch]:

@@ -70,8 +70,8 @@ def build_version(
     settings = BuildSettings(
         folder, index.run(version).file("build"),
         tuple(VectorsFile(storage.join(folder, file["file"]), file["rows"]) for file in present),
-        tuple(bundle.towers), bundle.dimension, metric, trees or 1, seed,
-        beside_dimension(bundle.fusion, tuple(bundle.towers), bundle.dimension),
+        bundle.modalities, bundle.dimension, metric, trees or 1, seed,
+        beside_dimension(bundle.fusion, bundle.modalities, bundle.dimension),
     )  # fmt: skip
     parts = cut_parts(sum(file["rows"] for file in present), max_items_per_shard)
     wanted = ChosenFor(parts[-1].items, max(min_recall, tuning.LEAST_RECALL), max_index_bytes)
@@ -88,6 +88,7 @@ def build_version(
         fusion=bundle.fusion.to_json(), modalities=settings.modalities, bundle=bundle.hash, n_trees=choice.trees,
         search_k=search_k, measured=measured, columns=built.columns, annoy=built.annoy, items_file=built.items_file,
         vectors=tuple(file["file"] for file in present), files={**vectors, **built.files, **_copy_rejects(rejects, folder)},
+        ranking=bundle.ranker.kinds if bundle.ranker is not None else (),
     )  # fmt: skip
     storage.write_whole(storage.join(folder, MANIFEST_FILE), manifest.to_json())
     return manifest

@@ -9,7 +9,16 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from encoders.bundle import BUNDLE_FILE, STRUCTURED_FOLDER, Bundle, open_bundle, read_statistics, write_bundle
+from encoders.bundle import (
+    BUNDLE_FILE,
+    REVIEWS,
+    STRUCTURED_FOLDER,
+    Bundle,
+    open_bundle,
+    read_statistics,
+    tower_of,
+    write_bundle,
+)
 from encoders.fusion import STRUCTURED, Fusion
 from encoders.integrity import files_below
 from pipelines import storage
@@ -92,14 +101,17 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
         base: fusion of the bundle that another one is made of.
 
     Raises:
-        ConfigError: structured columns have a weight and no statistics.
+        ConfigError: structured columns have a weight and no statistics, or reviews one that attention does not know.
         FusionError: no modality has a weight, or what is to weigh them by attention was not trained.
     """
     given = given_weights(config)
     weights = (DEFAULT_WEIGHTS if base is None else dict(base.weights)) | given
-    weights = {name: weight for name, weight in weights.items() if name in modalities or name == STRUCTURED}
+    if not weights.get(REVIEWS):  # not a modality of the bundle's, rather than one without a weight
+        weights.pop(REVIEWS, None)
+    weights = {name: weight for name, weight in weights.items() if tower_of(name) in modalities or name == STRUCTURED}
     for name in sorted(given.keys() - weights.keys()):
-        _log.warning("--weight %s=%s has no effect: the bundle has no %s tower", name, config.weight[name], name)
+        if tower_of(name) not in modalities:
+            _log.warning("--weight %s=%s has no effect: the bundle has no %s tower", name, config.weight[name], tower_of(name))
     if weights.get(STRUCTURED) and structured is None:
         raise ConfigError(
             f"--weight {STRUCTURED}={weights[STRUCTURED]:g}: the bundle has no statistics of structured columns: fit them "
@@ -110,6 +122,10 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
     fusion = Fusion(config.fusion or kind, weights, dimension, gate)  # type: ignore[arg-type]
     if fusion.kind == "attention":
         fusion.check_gate()
+        if REVIEWS in fusion.modalities:
+            raise ConfigError(
+                f"--weight {REVIEWS}: fusion by attention learned to weigh pictures and texts alone: choose another"
+            )
     return fusion
 
 
@@ -118,7 +134,7 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
 
     It has the same towers and heads, the fusion and the views that the configuration asks for, and other statistics of
     structured columns where a folder of them is given. Where nothing differs, it is the same bundle. Only other views
-    have to be encoded.
+    have to be encoded. A ranker is left out where the modalities are fused otherwise than it was trained with.
 
     Raises:
         ConfigError: structured columns have a weight and no statistics.
@@ -138,11 +154,20 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
             "fusion %s in place of the bundle's %s: a new bundle of the same towers and heads; nothing is encoded again",
             _shown(fusion), _shown(bundle.fusion),
         )  # fmt: skip
+    ranker, training = bundle.ranker, bundle.training
+    if ranker is not None and _of_modalities(fusion) != _of_modalities(bundle.fusion):
+        _log.warning("the ranking by attention was trained with the fusion %s: it is left out, and cosine ranks; train --ranking "
+                     "attention again to have it", _shown(bundle.fusion))  # fmt: skip
+        ranker, training = None, {**training, "ranking": {**training.get("ranking", {}), "kept": False}}
     towers = {modality: bundle.folder / "towers" / modality for modality in bundle.towers}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
-        made = write_bundle(folder, towers, bundle.heads, fusion, views, bundle.training, structured or own, bundle.curves)
+        made = write_bundle(folder, towers, bundle.heads, fusion, views, training, structured or own, bundle.curves, ranker)
         return open_at(adopt(made, index) if take else install(made, index))
+
+
+def _of_modalities(fusion: Fusion) -> tuple[str, dict[str, float]]:
+    return fusion.kind, {name: fusion.weights[name] for name in fusion.modalities}
 
 
 def _shown(fusion: Fusion) -> str:

@@ -16,9 +16,10 @@ import pyarrow as pa
 from pipelines import columns
 from pipelines.column_types import STRINGS, Path
 from pipelines.columns import Block, CellProblems
-from pipelines.layout import PRODUCT_ID
+from pipelines.layout import PRODUCT_ID, REVIEWS
 from pipelines.picture_columns import BINARIES, path_lists, picture_lists
 from pipelines.readers import READERS
+from pipelines.review_columns import REVIEWS_TYPE, review_lists
 from pipelines.schema import CatalogueOptions, CatalogueSchema, resolve
 from pipelines.shards import CatalogueError, Piece, Shard, check_unchanged, list_shards
 
@@ -56,6 +57,7 @@ def batch_schema(schema: CatalogueSchema) -> pa.Schema:
             ("picture_bytes", BINARIES),
             ("picture_paths", STRINGS),
             ("price", pa.string()),
+            (REVIEWS, REVIEWS_TYPE),
             ("kept", pa.struct(list(schema.kept))),
             # A null field: the whole row could not be read.
             ("problems", PROBLEMS),
@@ -120,6 +122,7 @@ def read_piece(
     Yields:
         Batches of `batch_schema(schema)`, at least one row each. Ids and prices are text as written (12.0 as "12"),
         null where missing; of pictures the first `schema.max_pictures` are given, null where there is none.
+        Reviews are null where `schema` reads none.
 
     Raises:
         CatalogueError: the shard is cut off, damaged, or has changed since it was listed.
@@ -150,6 +153,10 @@ def to_batch(block: Block, schema: CatalogueSchema, pictures: bool = True) -> pa
     if "price" in schema.sources:
         price, bad = columns.prices(source[schema.sources["price"]])
         problems.add("price", bad)
+    reviews = pa.nulls(length, REVIEWS_TYPE)
+    if schema.reads_reviews:
+        reviews, bad = review_lists(source[schema.sources[REVIEWS]])
+        problems.add(REVIEWS, bad)
     arrays = []
     for field, path in zip(schema.kept, schema.kept_paths, strict=True):
         if path is None:
@@ -168,7 +175,7 @@ def to_batch(block: Block, schema: CatalogueSchema, pictures: bool = True) -> pa
         [
             pa.array(block.rows or range(block.first_row, block.first_row + length), pa.int64()),
             pa.array([block.row_group] * length, pa.int32()),
-            product_ids, text, inside, named, price, kept, problems.column(length, block.unreadable),
+            product_ids, text, inside, named, price, reviews, kept, problems.column(length, block.unreadable),
         ],
         schema=batch_schema(schema),
     )  # fmt: skip

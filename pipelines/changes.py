@@ -42,7 +42,7 @@ class Changes:
         stale: as before, but a feature is to be encoded again.
         new: ids that the version's run did not have.
         gone: ids of it that tonight's products do not have.
-        changed_by: products by what changed of them, "text", "picture" or "columns"; one may count several times.
+        changed_by: products by what changed of them, "text", "picture", "reviews" or "columns"; one may count several times.
         stale_by: products by modality whose content is as before and its feature to be encoded again.
     """
 
@@ -123,7 +123,7 @@ def read_before(index: Index, version: str, partition: Partition) -> pa.Table | 
 
 
 def compare(
-    now: pa.Table | None, before: pa.Table | None, missing: Mapping[str, Mask], text_columns: Sequence[str]
+    now: pa.Table | None, before: pa.Table | None, missing: Mapping[str, Mask], content_columns: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
     """Count what differs between a partition's products of tonight and those before.
 
@@ -131,7 +131,8 @@ def compare(
         now: products with the columns of runs/<id>/products/; None: there are none.
         before: the same of another run.
         missing: bool[N] by modality, which of tonight's products are to be encoded.
-        text_columns: kept columns that the text is made of; they count as columns only where the text is as before.
+        content_columns: kept columns that a modality's content is made of; they count as columns only where that is as
+            before.
     """
     sizes = [0 if table is None else table.num_rows for table in (now, before)]
     counts: dict[str, Any] = {"unchanged": 0, "changed": 0, "stale": 0, "new": sizes[0], "gone": sizes[1],
@@ -147,7 +148,10 @@ def compare(
         # What the run before did not encode, and so did not look at, is not known to differ.
         differs[modality] = _differs(mine[name], theirs[name]) if name in theirs.column_names else np.zeros(len(mine), bool)
         stale[modality] = gone[known.to_numpy(zero_copy_only=False)] & ~differs[modality]
-    differs[COLUMNS] = _columns_differ(mine[COLUMNS], theirs[COLUMNS], set(text_columns), differs.get("text"))
+    differs[COLUMNS] = _columns_differ(
+        mine[COLUMNS], theirs[COLUMNS],
+        {name: differs[modality] for modality, names in content_columns.items() if modality in differs for name in names},
+    )  # fmt: skip
     changed, old = (np.any(list(masks.values()), axis=0) for masks in (differs, stale))
     counts |= {
         "unchanged": int((~changed & ~old).sum()), "changed": int(changed.sum()), "stale": int((~changed & old).sum()),
@@ -158,13 +162,14 @@ def compare(
     return counts
 
 
-def _columns_differ(now: pa.ChunkedArray, before: pa.ChunkedArray, of_text: set[str], text: Mask | None) -> Mask:
+def _columns_differ(now: pa.ChunkedArray, before: pa.ChunkedArray, content: Mapping[str, Mask]) -> Mask:
+    """Tell where any column differs but those whose content is said to; `content`: bool[N] by column."""
     mine, theirs = now.combine_chunks(), before.combine_chunks()
     result = np.zeros(len(mine), dtype=bool)
     for name in dict.fromkeys(one.name for side in (mine, theirs) for one in side.type):
         sides = [side.field(name) if side.type.get_field_index(name) >= 0 else pa.nulls(len(side)) for side in (mine, theirs)]
         differs = _differs(*sides)
-        result |= differs & ~text if name in of_text and text is not None else differs
+        result |= differs & ~content[name] if name in content else differs
     return result
 
 

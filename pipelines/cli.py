@@ -17,6 +17,7 @@ from pipelines.config import (
     CATALOGUE_SETTINGS,
     IMPORT_SETTINGS,
     PREVIEW_SETTINGS,
+    RANKINGS,
     RUN_SETTINGS,
     TRAINING_SETTINGS,
     Config,
@@ -115,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
         query.add_argument(f"--minus-{kind}", metavar=metavar, action="append", help="what answers are not to be like")
     query.add_argument("--weight", metavar="M=W", action="append", default=[],
                        help="weight of a modality in this query, text=0.3; one that is not named does not count")  # fmt: skip
+    query.add_argument("--ranking", choices=RANKINGS, help="what ranks the answers (default: what the bundle was trained for)")
     query.add_argument("-k", type=int, default=10, metavar="K", help="answers (default: %(default)s)")
     query.add_argument("--where", metavar="EXPR", help="filter, e.g. \"price < 50 and colour in ('red', 'blue')\"")
     query.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
@@ -124,6 +126,23 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
     explain.add_argument("--version", metavar="ID", help="in which one (default: the current one)")
     explain.add_argument("--json", action="store_true", help="print a list of objects instead of tables")
+    evaluate = command("evaluate", "measure what a version finds for queries whose right answers are known",
+                       handler=commands.evaluate)  # fmt: skip
+    evaluate.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
+    evaluate.add_argument("--version", metavar="ID", help="which one (default: the current one)")
+    asked = evaluate.add_mutually_exclusive_group()
+    asked.add_argument("--queries", metavar="FILE",
+                       help="labelled queries: CSV, TSV, JSON lines or Parquet (default: made of the catalogue)")  # fmt: skip
+    asked.add_argument("--sample", type=int, default=EVALUATED_PRODUCTS, metavar="N",
+                       help="products that queries are made of, at most (default: %(default)s)")  # fmt: skip
+    evaluate.add_argument("--column", action="append", default=[], metavar="NAME=SOURCE",
+                          help="map a column of the queries: text=query")  # fmt: skip
+    evaluate.add_argument("--catalogue", action="append", default=[], metavar="CATALOGUE",
+                          help="where the catalogue of the version lies now (default: where its run read it)")  # fmt: skip
+    evaluate.add_argument("--robustness", action="store_true",
+                          help="also ask with typing errors, and with blurred, cropped, noisy pictures")  # fmt: skip
+    evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="seed of everything random (default: %(default)s)")
+    evaluate.add_argument("--json", action="store_true", help="print an object instead of a table")
     withdraw = command("withdraw", "take recalled or forbidden products out of all answers", handler=commands.withdraw)
     withdraw.add_argument("product_ids", nargs="*", metavar="PRODUCT_ID", help="id of a product")
     withdraw.add_argument("--index", required=True, metavar="DIR", help="folder or URI of the index")
@@ -137,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
 
 # Enough products to train heads on, few enough for the whole first run to take minutes on a laptop.
 SAMPLE_PRODUCTS = 3_000
+EVALUATED_PRODUCTS = 1_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from pipelines.config import SETTINGS, Config, ConfigError, read_config
+from pipelines.config import SETTINGS, Config, ConfigError, named_values, read_config
 from pipelines.exit_codes import DONE, NOT_INDEXED, STORAGE
 from pipelines.terminal import prepare_process, print_table
 
@@ -87,7 +87,7 @@ def query(given: argparse.Namespace) -> int:
     with open_index(given.index, bundle=given.bundle) as index:
         hits = index.search(
             text=given.text, image=given.image, product_id=given.product_id, k=given.k, where=given.where,
-            minus=minus, weights=weights,
+            minus=minus, weights=weights, ranking=given.ranking,
         )  # fmt: skip
     if given.json:
         rows = [{"rank": h.rank, "product_id": h.product_id, "score": h.score, **h.columns} for h in hits]
@@ -130,8 +130,7 @@ def publish(given: argparse.Namespace) -> int:
     from pipelines.operations import publish_existing
 
     with hold(config.index, f"publish {given.version}", create=False):
-        limits = Limits(config.min_recall, config.max_shrink, config.max_index_bytes)
-        manifest = publish_existing(Index(config.index), given.version, limits, given.force)
+        manifest = publish_existing(Index(config.index), given.version, Limits.of(config), given.force)
     print(f"version {manifest.id} is current: {manifest.items:,} products")
     return DONE
 
@@ -215,11 +214,43 @@ def explain(given: argparse.Namespace) -> int:
     else:
         for one in told:
             print(one.verdict)  # a table's title is as narrow as its table
-            print_table("", ("fact", "value"), [{"fact": name, "value": value} for name, value in one.facts()])
+            if facts := [{"fact": name, "value": value} for name, value in one.facts()]:
+                print_table("", ("fact", "value"), facts)
             if one.neighbours:
                 rows = [near | {"score": f"{near['score']:.3f}"} for near in one.neighbours]
                 print_table(f"nearest to {one.product_id}", ("rank", "score", "product_id", "title"), rows)
     return DONE if all(one.state == INDEXED for one in told) else NOT_INDEXED
+
+
+def evaluate(given: argparse.Namespace) -> int:
+    """Measure what a version finds."""
+    columns = named_values(given.column, "--column")
+    for name, least in (("seed", 0), ("sample", 1)):
+        if getattr(given, name) < least:
+            raise ConfigError(f"--{name} is {getattr(given, name)}; it must be at least {least}")
+    if given.queries is not None and given.catalogue:
+        raise ConfigError("--catalogue is where pictures of queries that are made lie: it does not go with --queries")
+    if given.queries is None and columns:
+        raise ConfigError("--column maps a column of labelled queries: give --queries FILE")
+    prepare_process()
+    from pipelines import evaluate as evaluating
+
+    if given.queries is not None:
+        robustness = given.seed if given.robustness else None
+        told = evaluating.evaluate_labelled(given.index, given.version, given.queries, columns, robustness)
+    else:
+        told = evaluating.evaluate_itself(
+            given.index, given.version, given.sample, given.seed, given.catalogue, given.robustness
+        )
+    if given.json:
+        print(json.dumps(told.to_json(given.seed), ensure_ascii=False, indent=1))
+        return DONE
+    print(f"version {told.version}")  # a table's title is as narrow as its table
+    if told.results:
+        print_table("", evaluating.TABLE, told.table(given.seed))
+    for sentence in told.missing:
+        print(sentence)
+    return DONE
 
 
 def withdraw(given: argparse.Namespace) -> int:

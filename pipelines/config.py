@@ -20,10 +20,11 @@ POOLINGS = ("mean", "concatenation")
 FORMATS = ("auto", "parquet", "jsonl", "csv", "tsv", "tfrecord", "webdataset", "merchant", "shopify", "woocommerce")
 FUSIONS = ("concatenation", "weighted_sum", "mean", "max", "attention")
 LOSSES = ("contrastive", "sigmoid")
+RANKINGS = ("cosine", "attention")
 DEFAULT_FUSION = "concatenation"
-MODALITIES = ("picture", "text")
+MODALITIES = ("picture", "text", "reviews")
 DEFAULT_PHRASE_LANGUAGES = {"en": 0.65, "zh": 0.35}
-DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "structured": 0.0}
+DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "reviews": 0.0, "structured": 0.0}
 
 
 class ConfigError(ValueError):
@@ -56,6 +57,7 @@ class Config:
         (), "folder, URI prefix or host that pictures may be read from (default: the catalogue's own folders)"
     )
     max_pictures: int = setting(8, "pictures of a product that are used, at most")
+    max_reviews: int = setting(16, "reviews of a product that are used, the most helpful first, at most")
     max_pixels: int = setting(50_000_000, "pixels a picture may have by its header, at most")
     strict: bool = setting(False, "reject the whole product where its picture or price is bad")
     max_reject_rate: float = setting(0.05, "share of the rows that may be rejected before the run fails")
@@ -74,6 +76,13 @@ class Config:
     publish: bool = setting(True, "publish the version when it is complete")
     min_recall: float = setting(0.95, "recall@10 against exact search that a version is published with, at least")
     max_shrink: float = setting(0.10, "share of the current version's products that the next one may lack")
+    evaluation: str | None = setting(
+        None, "labelled queries that each version is evaluated by before it is published: CSV, TSV, JSON lines or Parquet"
+    )
+    evaluation_column: Mapping[str, str] = setting({}, "map a column of the labelled queries: NAME=SOURCE, e.g. text=query")
+    max_evaluation_drop: float = setting(
+        0.02, "by how much nDCG@10 and recall@10 of the labelled queries may be below the current version's"
+    )
     keep_versions: int = setting(7, "newest versions that stay when a run prunes the index after publishing; 0: it does not")
     grace_hours: float = setting(24.0, "hours that what is no longer needed stays for those who may still read it")
 
@@ -116,8 +125,8 @@ class Config:
         None, "how the vectors of a product's modalities become one (default: the bundle's; trained: concatenation)"
     )
     weight: Mapping[str, str] = setting(
-        {}, "weight of a modality in the fused vector, picture=0.5, or share of structured columns, structured=0.2 (default: "
-        "the bundle's; trained: chosen on validation products, no structured columns)"
+        {}, "weight of a modality in the fused vector, picture=0.5 or reviews=0.2, or share of structured columns, "
+        "structured=0.2 (default: the bundle's; trained: chosen on validation products, no reviews and no structured columns)"
     )
     refit_statistics: bool = setting(False, "fit the statistics of structured columns anew on this catalogue first")
     phrases: tuple[str, ...] = setting((), "columns that training makes phrases from (default: found by their names)")
@@ -137,6 +146,10 @@ class Config:
     fine_tune_minutes: float | None = setting(None, "minutes of a tower's training, at most (default: any)")
     epochs: int = setting(0, "epochs of training, at most (0: as many as pay)")
     loss: Literal["contrastive", "sigmoid"] = setting("contrastive", "what heads are trained by")
+    ranking: Literal["cosine", "attention"] = setting(
+        "cosine", "what ranks answers: attention also fits what ranks candidates anew, and keeps it for the kinds of queries for "
+        "which it finds more than cosine on validation products"
+    )  # fmt: skip
     remove_gap: bool = setting(False, "take the mean of each modality's vectors over the catalogue away from them")
     group: str | None = setting(
         None, "column that says which products are variants of one: they, and products of equal titles, are validated or "
@@ -154,11 +167,12 @@ SETTINGS = {f.name: f for f in fields(Config)}
 _TYPES = get_type_hints(Config)
 
 CATALOGUE_SETTINGS = (
-    "catalogue", "format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "max_reject_rate",
-    "limit", "unit_items", "partition_rows", "seed",
+    "catalogue", "format", "column", "text", "keep", "allow_root", "max_pictures", "max_reviews", "max_pixels", "strict",
+    "max_reject_rate", "limit", "unit_items", "partition_rows", "seed",
 )  # fmt: skip
 RUN_SETTINGS = ("refit_statistics", "keep_versions", "grace_hours")
-BUILD_SETTINGS = ("metric", "trees", "max_index_bytes", "max_items_per_shard", "publish", "min_recall", "max_shrink")
+BUILD_SETTINGS = ("metric", "trees", "max_index_bytes", "max_items_per_shard", "publish", "min_recall", "max_shrink",
+                  "evaluation", "evaluation_column", "max_evaluation_drop")  # fmt: skip
 VIEW_SETTINGS = ("picture_views", "text_views", "view_pooling", "picture_operation", "text_operation", "synonyms",
                  "cross_language")
 PREVIEW_SETTINGS = (
@@ -169,7 +183,7 @@ IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
     "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "phrase_languages",
     "words", "max_training_products", "max_phrases", "fine_tune", "fine_tune_steps", "fine_tune_minutes", "epochs", "loss",
-    "remove_gap", "group", "tensorboard", "holdout",
+    "ranking", "remove_gap", "group", "tensorboard", "holdout",
 )  # fmt: skip
 
 
@@ -254,11 +268,7 @@ def _convert(name: str, value: Any, where: str) -> Any:
     if base is Mapping:
         if isinstance(value, Mapping):
             return {str(key): str(part) for key, part in value.items()}
-        pairs = [item.partition("=") for item in value if isinstance(item, str)]
-        bad = next((key for key, equals, part in pairs if not (key and equals and part)), None)
-        if bad is not None or len(pairs) != len(value):
-            raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
-        return {key.strip(): part.strip() for key, _, part in pairs}
+        return named_values(value, where)
     if base is tuple:
         items = list(value) if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, str) for item in items):
@@ -272,13 +282,26 @@ def _convert(name: str, value: Any, where: str) -> Any:
     return value
 
 
+def named_values(given: Sequence[Any], where: str) -> dict[str, str]:
+    """Read NAME=VALUE as often as it is given.
+
+    Raises:
+        ConfigError: one is of another form; the message says where.
+    """
+    pairs = [item.partition("=") for item in given if isinstance(item, str)]
+    bad = next((key for key, equals, part in pairs if not (key and equals and part)), None)
+    if bad is not None or len(pairs) != len(given):
+        raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
+    return {key.strip(): part.strip() for key, _, part in pairs}
+
+
 def check(config: Config) -> Config:
     """Return the configuration if its values fit together.
 
     Raises:
         ConfigError: naming the flag, the value and what it may be.
     """
-    least = {"max_pictures": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
+    least = {"max_pictures": 1, "max_reviews": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
              "max_index_bytes": 1, "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
              "epochs": 0, "fine_tune_steps": 0, "fine_tune_minutes": 0,
              "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
@@ -286,13 +309,13 @@ def check(config: Config) -> Config:
         value = getattr(config, name)
         if value is not None and value < minimum:
             raise ConfigError(f"{flag(name)} is {value}; it must be at least {minimum}")
-    for name in ("max_reject_rate", "min_recall", "max_shrink"):
+    for name in ("max_reject_rate", "min_recall", "max_shrink", "max_evaluation_drop"):
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"{flag(name)} is {getattr(config, name)}; it is a share between 0 and 1")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
     for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS),
-                          ("loss", LOSSES)):  # fmt: skip
+                          ("loss", LOSSES), ("ranking", RANKINGS)):  # fmt: skip
         if getattr(config, name) not in (*allowed, SETTINGS[name].default):
             raise ConfigError(f"{flag(name)} is '{getattr(config, name)}'; it may be {', '.join(allowed)}")
     if config.views > 1 and config.view_pooling == "concatenation":

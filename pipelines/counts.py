@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipelines.layout import Stage
@@ -13,9 +13,14 @@ def shown(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
 
 
-def each(counts: Mapping[str, int], named: str) -> str:
-    """List what is not zero of counts by modality, `named` by a pattern: "{}s" gives "3 pictures, 4 texts"."""
-    return ", ".join(f"{count:,} {named.format(modality)}" for modality, count in counts.items() if count) or "nothing"
+def plural(modality: str) -> str:
+    """Name several items of a modality: pictures, texts, reviews."""
+    return modality if modality.endswith("s") else f"{modality}s"
+
+
+def each(counts: Mapping[str, int], named: Callable[[str], str]) -> str:
+    """List what is not zero of counts by modality, `named` by a function: `plural` gives "3 pictures, 4 texts"."""
+    return ", ".join(f"{count:,} {named(modality)}" for modality, count in counts.items() if count) or "nothing"
 
 
 def moved(share: float | None, probes: int) -> str:
@@ -39,11 +44,11 @@ def _done(stage: Stage, counts: Mapping[str, Any]) -> str:
         case "ingest":
             return f"{counts['rows']:,} rows"
         case "plan":
-            return f"{counts['products']:,} products; to encode: {each(counts['missing'], '{}s')}"
+            return f"{counts['products']:,} products; to encode: {each(counts['missing'], plural)}"
         case "encode":
             cut = {name: count for name, count in counts["truncated"].items() if count}
-            at_limit = f"; cut at the tower's limit: {each(cut, '{}s')}" if cut else ""
-            return f"encoded {each(counts['items'], '{} items')}{at_limit}"
+            at_limit = f"; cut at the tower's limit: {each(cut, plural)}" if cut else ""
+            return f"encoded {each(counts['items'], '{} items'.format)}{at_limit}"
         case "collect":
             return f"fresh features of {counts['collected'] or 'no'} spaces"
         case "fuse":

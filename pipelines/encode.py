@@ -26,9 +26,10 @@ from pipelines import ranges, storage
 from pipelines.bundles import localise
 from pipelines.catalogue import CatalogueSchema, Shard
 from pipelines.features import REJECTED_TYPE, Space, pack, write_features
-from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID, REJECTED, Run, read_json
+from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID, REJECTED, REVIEWS, Run, read_json
 from pipelines.picture_batches import Findings, batches, one_ahead, read_inside, read_paths
 from pipelines.views import text_maker
+from transforms.reviews import Weighed, reviews_content
 
 # Units are counted by listing them, so that on a first night of many that is not done after each.
 PROGRESS_SECONDS = 60.0
@@ -111,6 +112,24 @@ def encode_texts(work: pa.Table, tower: Tower, space: Space) -> tuple[pa.Table, 
     return _rows(work, keys, np.concatenate(pooled), present, [None] * len(texts), space), len(texts) * views.count
 
 
+def encode_reviews(work: pa.Table, tower: Tower, space: Space) -> tuple[pa.Table, int]:
+    """Encode the reviews of a unit; returns its rows of the feature store and the number of items encoded.
+
+    A product's feature is the mean over its reviews, weighted, each as it is written: of reviews no views are made.
+    """
+    rows = [[Weighed(**review) for review in row] for row in work[REVIEWS].to_pylist()]
+    texts = [review.text for row in rows for review in row]
+    owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    weights = np.array([review.weight for row in rows for review in row], dtype=np.float32)
+    sums = np.zeros((len(rows), space.dimension), dtype=np.float32)
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        block = slice(start, start + TEXTS_AT_ONCE)
+        np.add.at(sums, owners[block], weights[block, None] * tower.encode(texts[block]))
+    features = sums / np.bincount(owners, weights, len(rows)).astype(np.float32)[:, None]
+    keys = [space.key(reviews_content(row)) for row in rows]
+    return _rows(work, keys, features, np.ones(len(rows), dtype=bool), [None] * len(rows), space), len(texts)
+
+
 def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> tuple[pa.Table, int]:
     """Encode the pictures of a unit; returns its rows of the feature store and the number of items encoded.
 
@@ -138,6 +157,13 @@ def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> t
     keys = [settings.space.key(content) for content in findings.hashes]
     rows = _rows(work, keys, features.reshape(work.num_rows, -1), counts > 0, findings.rejected, settings.space)
     return rows, int(counts.sum())
+
+
+def encode_work(work: pa.Table, tower: Tower, settings: EncodeSettings) -> tuple[pa.Table, int]:
+    """Encode a unit's rows of whatever modality; returns its rows of the feature store and the number of items encoded."""
+    if settings.space.modality == "picture":
+        return encode_pictures(work, tower, settings)
+    return (encode_reviews if settings.space.modality == REVIEWS else encode_texts)(work, tower, settings.space)
 
 
 def _rows(
@@ -187,10 +213,7 @@ class UnitHandler(ModelHandler[str, Encoded, Tower]):
             self._counted = started
             _log.info("encode: %d of %d %s units are done", settings.done(), settings.units, settings.space.modality)
         work = ranges.read_table(storage.join(settings.run.work(settings.space.modality), f"{unit}.parquet"))
-        if settings.space.modality == "text":
-            rows, items = encode_texts(work, tower, settings.space)
-        else:
-            rows, items = encode_pictures(work, tower, settings)
+        rows, items = encode_work(work, tower, settings)
         rows = rows.replace_schema_metadata({"form": tower.form})
         seconds = (time.monotonic() - started, tower.seconds - before[1])
         return Encoded(unit, rows, items, tower.truncated - before[0], seconds)

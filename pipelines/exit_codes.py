@@ -14,7 +14,7 @@ def exit_code(error: Exception) -> int | None:
         return BAD_FLAG
     flags = ("CatalogueError", "WhereError", "UnknownProductError", "StageError", "BundleError", "TowerError", "QueryError",
              "FusionError", "ApplicationError", "SavedModelError", "PoolingError", "ViewVersionError",
-             "WithdrawError")  # fmt: skip
+             "WithdrawError", "LabelledQueriesError")  # fmt: skip
     codes = dict.fromkeys(flags, BAD_FLAG) | dict.fromkeys(("BuildError", "ConversionError", "ModuleNotFoundError"), FAILED)
     codes |= {"RejectRateError": REJECTS, "PublishError": REFUSED, "RefusedError": REFUSED, "IndexTooLargeError": REFUSED,
               "LockedError": LOCKED}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from catalogue_lookup import Hit, QueryError, open_index
 from catalogue_lookup import Index as Opened
 from catalogue_lookup.manifest import Manifest
-from encoders.bundle import Bundle, BundleError
+from encoders.bundle import Bundle, BundleError, tower_of
 from encoders.fusion import STRUCTURED, Fusion
 from encoders.towers import Tower
 from pipelines import ranges, storage
@@ -177,11 +177,11 @@ class Explainer:
         if self._bundle is None:
             told.not_known.append(f"towers and views of its features: {self._no_bundle}")
             return
-        for modality, tower in self._bundle.towers.items():
+        for modality in self._bundle.modalities:
             if keys is not None and modality not in keys:
                 continue
-            views = self._bundle.views[modality]
-            space = Space.of(tower, views)
+            tower, views = self._bundle.towers[tower_of(modality)], self._bundle.views_of(modality)
+            space = Space.of(tower, views, modality)
             feature: dict[str, Any] = {"modality": modality, "space": space.id, "tower": tower.spec, "views": views.to_json()}
             if keys is None:
                 stored = self._stored(told.product_id, space, None)

@@ -45,7 +45,7 @@ class Space:
     """What the features of one modality depend on besides the content.
 
     Attributes:
-        modality: "picture" or "text".
+        modality: "picture", "text" or "reviews".
         weights: the tower's hash of weights and preprocessing.
         views: the views of an item that its feature is made of.
         dimension: values of one stored feature, after pooling.
@@ -57,9 +57,9 @@ class Space:
     dimension: int
 
     @staticmethod
-    def of(tower: TowerSpec, views: Views) -> Space:
-        """Return the space of a tower's features of these views."""
-        return Space(tower.modality, tower.weights_hash, views, views.slots * tower.dimension)
+    def of(tower: TowerSpec, views: Views, modality: str | None = None) -> Space:
+        """Return the space of a tower's features of these views, of the tower's own modality where none is named."""
+        return Space(modality or tower.modality, tower.weights_hash, views, views.slots * tower.dimension)
 
     @functools.cached_property
     def id(self) -> str:
@@ -69,7 +69,7 @@ class Space:
 
     @property
     def decoding(self) -> int | None:
-        """Version of the decoding of pictures; None for texts."""
+        """Version of the decoding of pictures; None for all else."""
         return decode.VERSION if self.modality == "picture" else None
 
     def _content(self) -> dict[str, Any]:
@@ -96,7 +96,8 @@ class Space:
         """Return the key of a content in this space: BLAKE2b-128 over both.
 
         Args:
-            content: a cleaned text in UTF-8, or the content hashes of a product's pictures in order.
+            content: a cleaned text in UTF-8, the content hashes of a product's pictures in order, or what
+                `transforms.reviews` makes of its reviews.
         """
         parts = [content] if isinstance(content, bytes) else content
         return hashlib.blake2b(b"".join(parts), digest_size=KEY_BYTES, key=self.id.encode()[:64]).digest()

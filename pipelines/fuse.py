@@ -24,9 +24,8 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from encoders.bundle import STRUCTURED_FOLDER, Bundle
+from encoders.bundle import STRUCTURED_FOLDER, Bundle, tower_of
 from encoders.fusion import STRUCTURED
-from encoders.heads import apply_head
 from pipelines import ranges, storage
 from pipelines.bundles import open_at
 from pipelines.features import FeatureReader, Space, Stored, stored
@@ -109,15 +108,16 @@ def fuse_products(products: pa.Table, held: Mapping[str, Stored], bundle: Bundle
         ]
         for modality, found in held.items()
     }
+    widths = {m: bundle.views_of(m).slots * bundle.towers[tower_of(m)].dimension for m in held}
     with threadpool_limits(1):
         for modality in held:
             present[modality][:] = [place is not None for place in places[modality]]
-        readers = {m: FeatureReader(found.files, bundle.heads[m].dimension_in) for m, found in held.items()}
+        readers = {m: FeatureReader(found.files, widths[m]) for m, found in held.items()}
         for start in range(0, size, ROW_GROUP):
             block = slice(start, min(start + ROW_GROUP, size))
             vectors: dict[str, np.ndarray] = {}
             for modality, reader in readers.items():
-                vectors[modality] = apply_head(bundle.heads[modality], reader.read(places[modality][block]))
+                vectors[modality] = bundle.vectors(modality, reader.read(places[modality][block]))
                 vectors[modality][~present[modality][block]] = 0
                 single[modality][block] = vectors[modality]
             own = None

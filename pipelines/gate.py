@@ -3,8 +3,8 @@
     catalogue-index run --catalogue 'shop/*.parquet' --index DIR --min-recall 0.95 --max-shrink 0.10
 
 Measures: recall@10 against exact search, the least over the kinds of queries; the bytes of the Annoy files; the number of
-products next to that of the version that is current. A version that fails stays, unpublished, with all the reasons in
-`refused.json` beside its manifest.
+products, and what is found for labelled queries, next to the version that is current. A version that fails stays, unpublished,
+with all the reasons in `refused.json` beside its manifest.
 
 Of an index of ten products or fewer a product has fewer than ten others: recall is the share of those there are. Annoy
 looks at all of so few, so that it is 1; it is 1 for a single product, too, which has no neighbour to miss. An index of no
@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 
 from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from pipelines import storage
+from pipelines.config import Config
+from pipelines.evaluated import reasons_of_evaluation
 from pipelines.layout import Index, read_json, write_json
 from pipelines.withdraw import count_withdrawn
 
@@ -37,11 +39,18 @@ class Limits:
         min_recall: recall@10, at least.
         max_shrink: share of the products of the version before that may be gone.
         max_index_bytes: bytes of the Annoy files, at most; None for any.
+        max_evaluation_drop: by how much nDCG@10 and recall@10 of labelled queries may be below those of the version before.
     """
 
     min_recall: float
     max_shrink: float
     max_index_bytes: int | None = None
+    max_evaluation_drop: float = 0.02
+
+    @classmethod
+    def of(cls, config: Config) -> Limits:
+        """Take the limits of the configuration."""
+        return cls(config.min_recall, config.max_shrink, config.max_index_bytes, config.max_evaluation_drop)
 
 
 class RefusedError(RuntimeError):
@@ -142,7 +151,10 @@ def judge(index: Index, version: str, previous: str | None, limits: Limits) -> l
         ManifestError: its manifest is damaged.
     """
     manifest, before = read_version(index, version), find_version(index, previous)
-    reasons = reasons_against(manifest, before, limits, withdrawn_between(index, version, previous))
+    reasons = [
+        *reasons_against(manifest, before, limits, withdrawn_between(index, version, previous)),
+        *reasons_of_evaluation(index, version, previous, limits.max_evaluation_drop),
+    ]
     path = _refused_path(index, version)
     if reasons:
         write_json(

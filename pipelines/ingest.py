@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 from pipelines import ranges, storage
 from pipelines.catalogue import CatalogueSchema, Piece, Shard, pieces, read_piece
 from pipelines.features import content_hash
-from pipelines.layout import KEY_BYTES, ORDER, PRODUCT_ID, REJECT_SCHEMA, Run, order_of, read_json, write_json
+from pipelines.layout import KEY_BYTES, ORDER, PRODUCT_ID, REJECT_SCHEMA, REVIEWS, Run, order_of, read_json, write_json
 from transforms.prices import parse_price
+from transforms.reviews import Review, choose_reviews
 from transforms.text import clean_text, join_texts
 
 CHUNK_BYTES = 64 << 20
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def row_schema(kept: pa.Schema) -> pa.Schema:
-    """Return the columns of ingested rows: ids, where the row is, its text, its pictures, what is kept of it."""
+    """Return the columns of ingested rows: ids, where the row is, its text, pictures and reviews, what is kept of it."""
     return pa.schema(
         [
             (ORDER, pa.uint64()),
@@ -47,6 +48,8 @@ def row_schema(kept: pa.Schema) -> pa.Schema:
             # Content hashes of the pictures inside the shard, in order; null where the row has none.
             ("pictures", pa.list_(pa.binary(KEY_BYTES))),
             ("paths", pa.list_(pa.string())),
+            # The reviews that count, cleaned; null where the row has none.
+            (REVIEWS, pa.list_(pa.struct([("text", pa.string()), ("weight", pa.int32())]))),
             # Parquet has no structs without fields.
             (COLUMNS, pa.struct(list(kept) or [pa.field(NO_COLUMN, pa.bool_())])),
         ]
@@ -87,7 +90,7 @@ def ingest_batch(
     numbers, groups, ids = (batch.column(name).to_pylist() for name in ("row", "row_group", "product_id"))
     texts, prices, problems = (batch.column(name).to_pylist() for name in ("text", "price", "problems"))
     pictures, paths = batch.column("picture_bytes"), batch.column("picture_paths")
-    kept = batch.column("kept").to_pylist()
+    kept, reviews = batch.column("kept").to_pylist(), batch.column(REVIEWS).to_pylist()
     for i, product_id in enumerate(ids):
 
         def reject(name: str | None, reason: str, detail: str, i: int = i, product_id: str | None = product_id) -> None:
@@ -115,9 +118,9 @@ def ingest_batch(
         row = {
             ORDER: order_of(product_id), PRODUCT_ID: product_id, "shard": shard.index, "row": numbers[i],
             "row_group": groups[i], "text": text or None, "pictures": _hashes(pictures[i]), "paths": paths[i].as_py(),
-            COLUMNS: columns,
+            REVIEWS: _chosen(reviews[i], schema.max_reviews), COLUMNS: columns,
         }  # fmt: skip
-        if row["text"] is None and not row["pictures"] and not row["paths"]:
+        if not any(row[name] for name in ("text", "pictures", "paths", REVIEWS)):
             reject(None, "nothing_to_encode", "the row has neither text nor picture")
             continue
         rows.append(row)
@@ -142,6 +145,11 @@ def _validate(columns: dict[str, Any], price: str | None, reject: Any) -> str | 
     if "currency" in columns and not columns["currency"]:
         columns["currency"] = parsed.currency
     return None
+
+
+def _chosen(reviews: Sequence[Mapping[str, Any]] | None, most: int) -> list[dict[str, Any]] | None:
+    chosen = choose_reviews((Review(**review) for review in reviews or ()), most)
+    return [review._asdict() for review in chosen] or None
 
 
 def _hashes(pictures: pa.Scalar) -> list[bytes] | None:

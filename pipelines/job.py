@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from encoders.bundle import REVIEWS
 from encoders.pooling import Views
 from encoders.tower_spec import TowerSpec
 from pipelines import storage
@@ -100,7 +101,7 @@ def open_catalogue(config: Config) -> tuple[tuple[Shard, ...], CatalogueSchema]:
     """
     options = CatalogueOptions(
         patterns=config.catalogue, columns=dict(config.column), text=config.text, keep=config.keep,
-        max_pictures=config.max_pictures,
+        max_pictures=config.max_pictures, max_reviews=config.max_reviews,
     )  # fmt: skip
     shards = tuple(list_shards(config.catalogue, config.format))
     return shards, inspect(shards, options)
@@ -127,8 +128,12 @@ def open_job(
     """
     shards, schema = open_catalogue(config)
     withdrawn = withdrawn_ids(Index(config.index))
-    spaces = {m: Space.of(spec, views[m]) for m, (_, spec) in towers.items() if _has(schema, m)}
+    spaces = {m: Space.of(spec, views[m], m) for m, (_, spec) in towers.items() if _has(schema, m)}
     settings = {name: getattr(config, name) for name in PLANNED}
+    if REVIEWS in spaces:
+        settings["max_reviews"] = config.max_reviews
+    else:
+        schema = replace(schema, max_reviews=0)
     plan = {
         "format": FORMAT, "kind": kind, "bundle": bundle_hash, "settings": settings,
         "shards": [[shard.uri, shard.size, shard.fingerprint] for shard in shards],
@@ -156,7 +161,7 @@ PLANNED = ("format", "column", "text", "keep", "allow_root", "max_pictures", "ma
 
 
 def _has(schema: CatalogueSchema, modality: str) -> bool:
-    return schema.picture_kind is not None if modality == "picture" else bool(schema.text)
+    return {"picture": schema.picture_kind is not None, "text": bool(schema.text), REVIEWS: schema.reads_reviews}[modality]
 
 
 def _find_run(index: Index, digest: str) -> Run | None:

@@ -1,4 +1,4 @@
-"""Ids of a version that are like one that it does not have: another case, spaces, signs, zeros in front, a slip of the key."""
+"""Ids of a version that are like one that it lacks: another case, spaces, signs, zeros before numbers, a slip of the key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_COMPARED = 10_000
 
 
 def near_ids(product_id: str, items: str) -> list[str]:
-    """Return up to five ids that are like one, those that differ by case, space, signs and leading zeros only first.
+    """Return up to five ids that are like one, those that differ by case, space, signs and zeros before numbers only first.
 
     All ids are compared in that way; letter by letter up to 10,000 of those that begin or end as it does, or hold it.
 
@@ -44,6 +44,7 @@ def near_ids(product_id: str, items: str) -> list[str]:
 
 
 def _plain(ids: pa.Array) -> pa.Array:
-    """Return ids in lower case, without what is neither letter nor digit, and without zeros in front."""
-    letters = pc.replace_substring_regex(pc.utf8_lower(ids), pattern=r"[^\p{L}\p{N}]+", replacement="")
-    return pc.utf8_ltrim(letters, characters="0")
+    """Return ids in lower case, without what is neither letter nor digit, and their numbers without zeros in front."""
+    spaced = pc.replace_substring_regex(pc.utf8_lower(ids), pattern=r"[^\p{L}\p{N}]+", replacement=" ")
+    numbers = pc.replace_substring_regex(spaced, pattern=r"(^|[^\p{N}])0+(\p{N})", replacement=r"\1\2")
+    return pc.replace_substring(numbers, pattern=" ", replacement="")

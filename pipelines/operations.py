@@ -18,6 +18,7 @@ from encoders.bundle import BUNDLE_FILE, BundleError, read_listing
 from encoders.integrity import HASHING_THREADS, FileEntry, IntegrityError, read_entries
 from pipelines import storage
 from pipelines.config import ConfigError
+from pipelines.evaluated import reasons_of_evaluation
 from pipelines.gate import Limits, RefusedError, find_version, read_refusal, read_version, reasons_against, withdrawn_between
 from pipelines.job import finish_run
 from pipelines.layout import Index
@@ -49,6 +50,7 @@ def publish_existing(index: Index, version: str, limits: Limits, force: bool = F
     if version != current:
         before = find_version(index, current)
         against = reasons_against(manifest, before, limits, withdrawn_between(index, version, current))
+        against += reasons_of_evaluation(index, version, current, limits.max_evaluation_drop)
         reasons = list(dict.fromkeys([*read_refusal(index, version), *against]))
     if reasons and not force:
         raise RefusedError(index, version, reasons)

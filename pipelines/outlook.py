@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from encoders.bundle import tower_of
 from encoders.pooling import Views
 from encoders.tower_spec import SPEC_FILE
-from encoders.towers import Tower
 from pipelines import ranges, storage
-from pipelines.encode import EncodeSettings, encode_pictures, encode_texts
+from pipelines.counts import plural
+from pipelines.encode import EncodeSettings, encode_work
 from pipelines.features import Space
 from pipelines.layout import Index, read_json, write_json
 
@@ -34,8 +35,8 @@ class Outlook:
     """What is to be encoded of one modality.
 
     Attributes:
-        products: whose picture or text it is.
-        items: encoder items: pictures, or texts, times views.
+        products: whose picture, text or reviews it is.
+        items: encoder items: pictures, texts or reviews, times views.
         items_per_second: as measured; None where nothing tells.
         basis: what measured it.
     """
@@ -76,7 +77,7 @@ def shown_total(outlooks: Mapping[str, Outlook]) -> str:
     """Say what is to be encoded, and how long that will take altogether."""
     if not outlooks:
         return "nothing is to be encoded"
-    each = "; ".join(f"{outlook.products:,} products' {modality}s: {outlook}" for modality, outlook in outlooks.items())
+    each = "; ".join(f"{outlook.products:,} products' {plural(modality)}: {outlook}" for modality, outlook in outlooks.items())
     known = [outlook.seconds for outlook in outlooks.values() if outlook.seconds is not None]
     if len(outlooks) > 1 and len(known) == len(outlooks):
         return f"to encode: {each}; {shown_seconds(sum(known))} altogether"
@@ -132,19 +133,13 @@ def _time(settings: EncodeSettings, elements: Sequence[str]) -> float | None:
         names = read_json(settings.run.done(settings.stage, element))["units"].get(modality, [])
         if names:
             work = ranges.read_table(storage.join(settings.run.work(modality), f"{names[0]}.parquet"))
-            some = work.slice(0, max(1, (TIMED_TEXTS if modality == "text" else TIMED_PICTURES) // views))
+            some = work.slice(0, max(1, (TIMED_PICTURES if modality == "picture" else TIMED_TEXTS) // views))
             tower = settings.load_tower()
             for _ in range(2):
                 started = time.monotonic()
-                items = _encode(some, tower, settings)
+                items = encode_work(some, tower, settings)[1]
             return items / max(time.monotonic() - started, 1e-3) if items else None
     return None
-
-
-def _encode(work: Any, tower: Tower, settings: EncodeSettings) -> int:
-    if settings.space.modality == "text":
-        return encode_texts(work, tower, settings.space)[1]
-    return encode_pictures(work, tower, settings)[1]
 
 
 def other_spaces(index: Index, since: str, spaces: Mapping[str, Space], towers: Mapping[str, str]) -> dict[str, str]:
@@ -166,7 +161,7 @@ def other_spaces(index: Index, since: str, spaces: Mapping[str, Space], towers: 
         if old is None:
             told[modality] = "it had none"
         elif old != space.id:
-            tower = storage.join(index.bundles, str(before["bundle"]), "towers", modality)
+            tower = storage.join(index.bundles, str(before["bundle"]), "towers", tower_of(modality))
             differences = _differences(index, space, old, (tower, towers[modality]))
             told[modality] = "; ".join(differences) or "another tower, or other views"
     return told

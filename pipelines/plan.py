@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from pipelines import pictures, ranges, storage
 from pipelines.changes import Mask, compare, read_before
-from pipelines.counts import each
+from pipelines.counts import each, plural
 from pipelines.features import Space, content_hash, stored
 from pipelines.ingest import COLUMNS, Rejects
 from pipelines.layout import (
@@ -31,6 +31,7 @@ from pipelines.layout import (
     KEY_BYTES,
     ORDER,
     PRODUCT_ID,
+    REVIEWS,
     WITHDRAWN,
     Index,
     Partition,
@@ -38,6 +39,7 @@ from pipelines.layout import (
     read_json,
     write_json,
 )
+from transforms.reviews import Weighed, reviews_content
 
 SHARD, ROW = "shard", "row"
 
@@ -58,7 +60,9 @@ class PlanSettings:
         unit_items: encoder items of a unit, at most.
         strict: whether a bad picture rejects its product.
         since: the version to compare with, None for none.
-        text_columns: kept columns that the text is made of.
+        content_columns: kept columns that the text, and the reviews, are made of, by modality.
+        withdrawn: ids of products that are left out.
+        max_reviews: reviews of a product, at most.
     """
 
     index: Index
@@ -70,8 +74,9 @@ class PlanSettings:
     unit_items: int
     strict: bool
     since: str | None
-    text_columns: tuple[str, ...]
+    content_columns: Mapping[str, tuple[str, ...]]
     withdrawn: frozenset[str] = frozenset()
+    max_reviews: int = 0
 
 
 def drop_duplicates(rows: pa.Table, shards: Sequence[str], rejects: Rejects) -> pa.Table:
@@ -149,7 +154,7 @@ def _reject_pictures(
     if settings.strict:
         rejects.add(*where, None, errors[0].reason, f"{errors[0]} (--strict)")
         return False
-    if not others and row["text"][0].as_py() is None:
+    if not others and row["text"][0].as_py() is None and row[REVIEWS][0].as_py() is None:
         rejects.add(*where, None, "nothing_to_encode", "the row has no text and no readable picture")
         return False
     return True
@@ -159,6 +164,8 @@ def _contents(rows: pa.Table, modality: str) -> list[bytes | None]:
     """Return what the key of each row is made of besides the space."""
     if modality == "text":
         return [None if text is None else text.encode() for text in rows["text"].to_pylist()]
+    if modality == REVIEWS:
+        return [reviews_content(Weighed(**review) for review in row) if row else None for row in rows[REVIEWS].to_pylist()]
     return [b"".join(hashes) if hashes else None for hashes in rows["pictures"].to_pylist()]
 
 
@@ -192,13 +199,13 @@ def plan_partition(partition: Partition, settings: PlanSettings) -> dict[str, An
         products = rows.select([ORDER, PRODUCT_ID, SHARD, ROW, "text", *own, COLUMNS])
         counts["file"] = asdict(ranges.write_table(settings.run.products(partition), products))
     before = None if settings.since is None else read_before(settings.index, settings.since, partition)
-    counts["changes"] = compare(products, before, missing, settings.text_columns)
+    counts["changes"] = compare(products, before, missing, settings.content_columns)
     rejects.write(settings.run.rejects("plan", partition.name))
     counts["rejected"] = rejects.counts()
     write_json(done, counts)
     _log.info(
         "plan: partition %d of %d done: %d products, to encode: %s", partition.number + 1, 1 << partition.bits,
-        counts["products"], each(counts["missing"], "{}s"),
+        counts["products"], each(counts["missing"], plural),
     )  # fmt: skip
     return counts
 
@@ -216,7 +223,8 @@ def _plan_modality(
     work = rows.filter(pa.array(missing)).append_column(
         KEY, pa.array([key for key, gone in zip(keys, missing, strict=True) if gone], pa.binary(KEY_BYTES))
     )
-    each = work["pictures"].combine_chunks().value_lengths() if space.modality == "picture" else None
+    several = {"picture": "pictures", REVIEWS: REVIEWS}.get(space.modality)
+    each = None if several is None else work[several].combine_chunks().value_lengths()
     pieces = work.num_rows if each is None else pc.sum(each).as_py() or 0
     counts["items"][space.modality] = pieces * space.views.count
     inside = work.slice(0, 0)
@@ -225,9 +233,10 @@ def _plan_modality(
         inside = work.filter(in_shard).select([ORDER, PRODUCT_ID, KEY, SHARD, ROW, "row_group"])
         work = work.filter(pc.invert(in_shard)).select([ORDER, PRODUCT_ID, KEY, "paths"])
     else:
-        work = work.select([ORDER, PRODUCT_ID, KEY, "text"])
-    # Pictures of a product count at most; products with fewer make a unit smaller than it could be.
-    items = space.views.count * (settings.max_pictures if "paths" in work.column_names else 1)
+        work = work.select([ORDER, PRODUCT_ID, KEY, space.modality])
+    # Pictures and reviews of a product count at most; products with fewer make a unit smaller than it could be.
+    most = {"paths": settings.max_pictures, REVIEWS: settings.max_reviews}
+    items = space.views.count * next((count for name, count in most.items() if name in work.column_names), 1)
     counts["units"][space.modality] = cut(work, partition.name, items, space, settings)
     if inside.num_rows:
         path = settings.run.file("plan", f"inside-{partition.name}.parquet")

@@ -7,7 +7,7 @@ query of one modality lies apart from all of them and is harder to answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,6 +27,8 @@ QUERIES = 200
 BATCH_ROWS = 1_024
 
 Float32 = npt.NDArray[np.float32]
+# The number of the first item, and the vectors of it and the following ones: float32[B, D].
+Block = tuple[int, Float32]
 
 
 @dataclass(frozen=True)
@@ -72,31 +74,44 @@ def described(path: str) -> VectorsFile:
         return VectorsFile(path, parquet.metadata.num_rows)
 
 
-def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int) -> Iterator[tuple[int, Float32]]:
-    """Yield blocks of the vectors of items `first` to `stop - 1`: the block's first item and float32[B, D]."""
+def vector_blocks(files: Sequence[VectorsFile], first: int, stop: int, column: str = VECTOR) -> Iterator[Block]:
+    """Yield blocks of the vectors of items `first` to `stop - 1`; of a modality's column missing vectors are zeros."""
     start = 0
     for file in files:
         if start < stop and start + file.rows > first:
-            yield from _blocks_of(file, start, first, stop)
+            yield from _blocks_of(file, start, first, stop, column)
         start += file.rows
 
 
-def _blocks_of(file: VectorsFile, start: int, first: int, stop: int) -> Iterator[tuple[int, Float32]]:
+def all_blocks(files: Sequence[VectorsFile], column: str = VECTOR) -> Iterator[Block]:
+    """Yield blocks of all vectors, as `vector_blocks` does."""
+    return vector_blocks(files, 0, _total(files, None), column)
+
+
+def _blocks_of(file: VectorsFile, start: int, first: int, stop: int, column: str) -> Iterator[Block]:
     with open_vectors(file.path) as parquet:
+        if column not in parquet.schema_arrow.names:  # of a partition where no product has the modality
+            return
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if start < stop and start + rows > first:
                 at = start
-                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[VECTOR], use_threads=False):
+                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False):
                     cut = batch.slice(max(first - at, 0), max(stop - max(at, first), 0))
-                    if cut.num_rows:
-                        yield max(at, first), _matrix(cut.column(VECTOR), cut.num_rows)
+                    if cut.num_rows > cut.column(column).null_count:
+                        yield max(at, first), _matrix(cut.column(column))
                     at += batch.num_rows
             start += rows
 
 
-def _matrix(column: pa.Array, rows: int) -> Float32:
-    return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(rows, -1)
+def _matrix(column: pa.Array) -> Float32:
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    there = values.reshape(len(column) - column.null_count, -1)
+    if not column.null_count:
+        return there
+    matrix = np.zeros((len(column), there.shape[1]), np.float32)
+    matrix[column.is_valid().to_numpy(zero_copy_only=False)] = there
+    return matrix
 
 
 def make_queries(
@@ -143,16 +158,27 @@ def exact_neighbours(
 ) -> npt.NDArray[np.int64]:  # fmt: skip
     """Find the items closest to each query but its own among the first `most` (None: all) by looking at each.
 
+    Returns what `closest_of` does.
+    """
+    return closest_of(vector_blocks(files, 0, _total(files, most)), queries, metric, neighbours, decimals)
+
+
+def closest_of(
+    blocks: Iterable[Block], queries: Queries, metric: Metric, neighbours: int = NEIGHBOURS, decimals: int | None = None
+) -> npt.NDArray[np.int64]:
+    """Find the items of blocks closest to each query but its own; items whose vector is zero are never among them.
+
     Returns int64[Q, neighbours], the closest first and of equally close ones the first item; -1 for none. Those are equally
     close whose closeness is the same to so many `decimals` (None: all).
     """
     count = len(queries.items)
     best = np.full((count, neighbours), -np.inf, np.float32)
     items = np.full((count, neighbours), -1, np.int64)
-    for first, block in vector_blocks(files, 0, _total(files, most)):
+    for first, block in blocks:
         near = closeness(metric, queries.vectors, block)
         if decimals is not None:
             near = np.round(near, decimals)
+        near[:, ~block.any(axis=1)] = -np.inf
         own = queries.items - first
         inside = np.flatnonzero((own >= 0) & (own < len(block)))
         near[inside, own[inside]] = -np.inf
@@ -178,7 +204,11 @@ def closeness(metric: Metric, queries: Float32, vectors: Float32) -> Float32:
     if metric == "dot":
         return products
     squares = np.einsum("nd,nd->n", vectors, vectors)
-    return products / np.sqrt(squares) if metric == "angular" else 2 * products - squares
+    if metric == "euclidean":
+        return 2 * products - squares
+    norms: Float32 = np.sqrt(squares)
+    norms[norms == 0] = 1
+    return products / norms
 
 
 def recall_of(

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.changes import Changes
-from pipelines.counts import each, moved, shown
+from pipelines.counts import each, moved, plural, shown
+from pipelines.evaluated import Evaluated, read_evaluated
 from pipelines.job import Job
 from pipelines.layout import Run, read_json
 from pipelines.prune import Pruned
@@ -55,6 +56,8 @@ class Report:
         changes: what changed since the version that was current, None before PLAN has ended.
         to_encode: products and encoder items that PLAN found to be encoded, by modality.
         pruned: what was deleted afterwards, None where nothing was looked for.
+        evaluated: what the version found for labelled queries, None where it was not asked.
+        evaluated_before: what the version before it found, None where it was not asked.
     """
 
     version: str
@@ -74,13 +77,17 @@ class Report:
     changes: Changes | None = None
     to_encode: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     pruned: Pruned | None = None
+    evaluated: Evaluated | None = None
+    evaluated_before: Evaluated | None = None
 
     def lines(self) -> Iterable[str]:
         """Yield the report for a person."""
-        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {each(self.encoded, '{}s')}"
+        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {each(self.encoded, plural)}"
         yield from self.catalogue_lines()
         if self.recall is not None:
             yield f"recall@10 {self.recall:g}{moved(self.moved, self.probes)}"
+        if self.evaluated is not None:
+            yield from self.evaluated.lines(self.evaluated_before)
         if self.annoy is not None:
             yield f"Annoy: {self.annoy}"
         for name, path in self.paths.items():
@@ -147,6 +154,8 @@ def report(job: Job) -> Report:
             modality: {"products": count, "items": planned["items"][modality]}
             for modality, count in planned.get("missing", {}).items() if "items" in planned
         },
+        evaluated=read_evaluated(job.index, job.run.id),
+        evaluated_before=read_evaluated(job.index, built.get("previous")),
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from catalogue_lookup.manifest import MANIFEST_FILE, Manifest, ManifestError
-from encoders.bundle import BUNDLE_FILE
+from encoders.bundle import BUNDLE_FILE, REVIEWS, tower_of
 from encoders.pooling import Views
 from encoders.tower_spec import TowerSpec
 from pipelines import storage
@@ -84,10 +84,10 @@ def spaces_of_bundle(index: Index, bundle: str) -> set[str]:
     """Name the spaces of a bundle's features; none where the bundle is not there or cannot be read."""
     try:
         content = read_json(storage.join(index.bundles, bundle, BUNDLE_FILE))
-        return {
-            Space.of(TowerSpec.from_json(json.dumps(spec)), Views.from_json(content["views"][modality])).id
-            for modality, spec in content["towers"].items()
-        }
+        towers = {m: TowerSpec.from_json(json.dumps(spec)) for m, spec in content["towers"].items()}
+        spaces = {Space.of(tower, Views.from_json(content["views"][m])).id for m, tower in towers.items()}
+        reviewed = content["fusion"]["weights"].get(REVIEWS)
+        return spaces | ({Space.of(towers[tower_of(REVIEWS)], Views(), REVIEWS).id} if reviewed else set())
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return set()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from encoders.bundle import Bundle
+from encoders.bundle import REVIEWS, Bundle, tower_of
 from encoders.fusion import STRUCTURED
 from pipelines import stages, storage
 from pipelines.bundles import adopt, derive, install, open_at, own_bundle
@@ -20,6 +20,7 @@ from pipelines.catalogue import pieces
 from pipelines.config import Config, ConfigError, given_weights
 from pipelines.gate import publish_command
 from pipelines.job import Job, open_catalogue, open_job
+from pipelines.labelled_queries import read_labelled_queries
 from pipelines.layout import Index
 from pipelines.outlook import shown_total
 from pipelines.prune import prune
@@ -75,10 +76,19 @@ def adapt_bundle(given: Bundle, config: Config, take: bool = True) -> Bundle:
 
 def open_run(config: Config, flags: Sequence[str], bundle: Bundle | None = None) -> tuple[Job, Bundle]:
     """Find the bundle, unless it is given, and the unfinished run of this catalogue, or start a new one."""
+    if config.evaluation is not None:
+        # What cannot be used at the end of the night is refused at its beginning.
+        read_labelled_queries(config.evaluation, config.evaluation_column)
     bundle = bundle or resolve_bundle(config, flags)
     folder = storage.join(Index(config.index).bundles, bundle.hash)
-    towers = {m: (storage.join(folder, "towers", m), spec) for m, spec in bundle.towers.items()}
-    job = open_job(config, "run", towers, bundle.views, folder, bundle.hash, flags)
+    towers = {m: (storage.join(folder, "towers", tower_of(m)), bundle.towers[tower_of(m)]) for m in bundle.modalities}
+    views = {m: bundle.views_of(m) for m in bundle.modalities}
+    job = open_job(config, "run", towers, views, folder, bundle.hash, flags)
+    if REVIEWS in bundle.modalities and REVIEWS not in job.spaces:
+        _log.warning("the bundle weighs reviews, but the catalogue has none: map a column of them with --column reviews=COLUMN")
+    if REVIEWS not in bundle.modalities and REVIEWS in config.column:
+        _log.warning("--column reviews=%s has no effect: reviews have no weight, which --weight reviews=0.2 gives them",
+                     config.column[REVIEWS])  # fmt: skip
     if bundle.fusion.structured_weight and find_settings(job.schema, config) is None:
         _log.warning("the bundle weighs structured columns, but the catalogue keeps none of them: all count as missing")
     return job, bundle

@@ -11,7 +11,8 @@ from typing import Literal
 import pyarrow as pa
 
 from pipelines.column_types import PATH_FIELDS, Path, find_path, is_list, kept_type, merge_types, plain_type
-from pipelines.layout import MODALITIES, ORDER, PRODUCT_ID, VECTOR, modality_vector
+from pipelines.layout import MODALITIES, ORDER, PRODUCT_ID, REVIEWS, VECTOR, modality_vector
+from pipelines.review_columns import is_review_column
 from pipelines.shards import CatalogueError
 
 # Names that a catalogue may use for what the product calls by the first of them; compared in lower case without
@@ -30,6 +31,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "currency": ("currency", "currency_code", "price_currency"),
     "rating": ("rating", "average_rating", "avg_rating", "mean_rating", "review_rating", "stars"),
     "review_count": ("review_count", "reviews_count", "num_reviews", "number_of_reviews", "rating_number", "rating_count"),
+    "reviews": ("reviews", "review_texts", "customer_reviews", "product_reviews"),
     "category": ("category", "product_category", "category_name", "main_category", "master_category", "categories"),
     "brand": ("brand", "brand_name", "manufacturer", "vendor"),
 }  # fmt: skip
@@ -49,6 +51,7 @@ class CatalogueOptions:
         text: columns that make the text, in this order, by either name; none: title and description.
         keep: columns to show and filter by; None: all scalars and lists of strings but pictures.
         max_pictures: pictures of a product that are used, at most.
+        max_reviews: reviews of a product that are used, at most; 0: none are read.
         limit: rows to use; whoever reads piece after piece applies it, with `read_piece(stop_row=)`.
     """
 
@@ -57,6 +60,7 @@ class CatalogueOptions:
     text: tuple[str, ...] = ()
     keep: tuple[str, ...] | None = None
     max_pictures: int = 8
+    max_reviews: int = 0
     limit: int | None = None
 
 
@@ -73,6 +77,7 @@ class CatalogueSchema:
         kept_paths: their places, in the order of `kept`; None for the currency where prices are texts that may name it
             and no column of its own does.
         max_pictures: pictures of a product that are read, at most.
+        max_reviews: reviews of a product that are used, at most; 0: none are read.
     """
 
     sources: Mapping[str, Path]
@@ -82,12 +87,19 @@ class CatalogueSchema:
     kept: pa.Schema
     kept_paths: tuple[Path | None, ...]
     max_pictures: int
+    max_reviews: int = 0
 
     @property
-    def text_columns(self) -> tuple[str, ...]:
-        """Give the kept columns that the text is made of."""
-        pairs = zip(self.kept.names, self.kept_paths, strict=True)
-        return tuple(name for name, path in pairs if path in self.text_paths)
+    def reads_reviews(self) -> bool:
+        """Tell whether reviews are read."""
+        return self.max_reviews > 0 and REVIEWS in self.sources
+
+    @property
+    def content_columns(self) -> dict[str, tuple[str, ...]]:
+        """Give the kept columns that a product's text, and its reviews, are made of."""
+        places = {"text": self.text_paths, REVIEWS: (self.sources[REVIEWS],) if self.reads_reviews else ()}
+        pairs = list(zip(self.kept.names, self.kept_paths, strict=True))
+        return {modality: tuple(name for name, path in pairs if path in paths) for modality, paths in places.items()}
 
     def paths(self, pictures: bool) -> list[Path]:
         """List the places to read, each once."""
@@ -96,6 +108,8 @@ class CatalogueSchema:
             wanted.append(self.sources["price"])
         if pictures and self.picture_kind is not None:
             wanted.append(self.sources["picture"])
+        if self.reads_reviews:
+            wanted.append(self.sources[REVIEWS])
         return list(dict.fromkeys(wanted))
 
 
@@ -143,7 +157,7 @@ def resolve(shards: Sequence[ShardColumns], options: CatalogueOptions) -> Catalo
             f"({columns.listing()}); map one with --column title=COLUMN, or name the text with --text COLUMN"
         )
     kept, kept_paths = _keep(columns, sources, types, kind, options)
-    return CatalogueSchema(sources, kind, text, text_paths, kept, kept_paths, options.max_pictures)
+    return CatalogueSchema(sources, kind, text, text_paths, kept, kept_paths, options.max_pictures, options.max_reviews)
 
 
 class _Columns:
@@ -211,6 +225,8 @@ def _folded(name: str) -> str:
 def _fits(name: str, kind: pa.DataType) -> bool:
     if name == "picture":
         return _kind_of_picture(kind) is not None or pa.types.is_null(kind)
+    if name == REVIEWS:
+        return is_review_column(kind)
     if pa.types.is_binary(plain_type(kind)) and name in ("product_id", "title", "description"):
         return True
     return kept_type(kind) is not None and (name not in ("product_id", "price", "title") or not is_list(kind))
@@ -293,7 +309,7 @@ def _keep(
     if options.keep is None:
         for one in columns.fields:
             wanted.setdefault(named.get((one.name,), one.name + "_" * (one.name in sources)), ((one.name,), one.type))
-        wanted.update((name, (path, types[name])) for name, path in sources.items() if name not in wanted)
+        wanted.update((name, (path, types[name])) for name, path in sources.items() if name not in {*wanted, REVIEWS})
         if picture == "bytes":
             wanted.pop("picture", None)
         wanted.pop(PRODUCT_ID, None)

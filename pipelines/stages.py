@@ -22,9 +22,10 @@ from pipelines import pictures, storage
 from pipelines.build import TREES, build_version
 from pipelines.changes import Changes, comparable
 from pipelines.collect import Collect, mark_collected, uncollected
-from pipelines.counts import shown, told
+from pipelines.counts import plural, shown, told
 from pipelines.drift import drift_since
 from pipelines.encode import Encode, EncodeSettings
+from pipelines.evaluate import evaluate_version
 from pipelines.fuse import Fuse, FuseSettings
 from pipelines.gate import Limits, RefusedError, judge
 from pipelines.ingest import Ingest, IngestSettings, ingest_first
@@ -107,7 +108,7 @@ def _plan(job: Job) -> dict[str, Any]:
     since = comparable(job.index, ingested["since"])
     settings = PlanSettings(
         job.index, job.run, job.spaces, job.uris, tuple(roots), job.config.max_pictures, job.config.unit_items,
-        job.config.strict, since, job.schema.text_columns, job.withdrawn,
+        job.config.strict, since, job.schema.content_columns, job.withdrawn, job.schema.max_reviews,
     )  # fmt: skip
     _collect(job)
     parts = job.partitions()
@@ -149,7 +150,7 @@ def reencoded(job: Job) -> list[str]:
     for modality, why in other_spaces(job.index, since, job.spaces, job.towers).items():
         outlook = job.outlook.get(modality)
         cost = "they are in store: nothing is encoded again" if outlook is None else (
-            f"{outlook.products:,} products' {modality}s are encoded again: {outlook}"
+            f"{outlook.products:,} products' {plural(modality)} are encoded again: {outlook}"
         )  # fmt: skip
         lines.append(f"{modality} features are others than those of version {since}: {why}; {cost}")
     return lines
@@ -274,16 +275,19 @@ def _tuning(job: Job, manifest: Manifest) -> str:
 
 
 def gate(job: Job) -> None:
-    """Hold the version to the limits; nothing is held against the current one.
+    """Evaluate the version where there are labelled queries, and hold it to the limits; nothing is held against the current one.
 
     Raises:
+        LabelledQueriesError: the queries cannot be used.
         RefusedError: naming all reasons, which are kept beside its manifest.
     """
     previous = job.ended("build")["previous"]
     if read_current(job.index) == job.run.id:
         return
-    limits = Limits(job.config.min_recall, job.config.max_shrink, job.config.max_index_bytes)
-    reasons = judge(job.index, job.run.id, previous, limits)
+    config = job.config
+    if config.evaluation is not None:
+        evaluate_version(job.index, job.run.id, config.evaluation, config.evaluation_column, config.seed)
+    reasons = judge(job.index, job.run.id, previous, Limits.of(config))
     if reasons:
         raise RefusedError(job.index, job.run.id, reasons)
 
@@ -291,11 +295,12 @@ def gate(job: Job) -> None:
 def publish(job: Job) -> dict[str, Any]:
     """Check the version and make it the current one, if the gate lets it."""
     built = job.ended("build")
-    return timed(job, "publish", lambda: _publish(job, built["previous"]))
+    counts: dict[str, Any] = timed(job, "publish", lambda: _publish(job, built["previous"]))
+    finish_run(job.index, job.run)  # last, so that a run that is over has the marks of all its stages
+    return counts
 
 
 def _publish(job: Job, previous: str | None) -> dict[str, Any]:
     gate(job)
     manifest = publish_version(job.index, job.run.id, previous)
-    finish_run(job.index, job.run)
     return {"version": manifest.id, "products": manifest.items}

@@ -18,6 +18,7 @@ from pipelines.config import Config
 from pipelines.exit_codes import DONE, FAILED, INTERRUPTED, exit_code
 from pipelines.gate import RefusedError
 from pipelines.job import Job
+from pipelines.labelled_queries import LabelledQueriesError
 from pipelines.layout import write_json
 from pipelines.prune import Pruned
 from pipelines.report import Report, report
@@ -28,7 +29,7 @@ FORMAT = 1
 # The settings that say what a run makes, and what stops it; flags and paths of training are the bundle's business.
 _SETTINGS = ("catalogue", "format", "column", "text", "keep", "limit", "strict", "max_reject_rate", "metric", "trees",
              "max_index_bytes", "max_items_per_shard", "seed", "unit_items", "partition_rows", "publish", "min_recall",
-             "max_shrink", "keep_versions", "grace_hours")  # fmt: skip
+             "max_shrink", "evaluation", "max_evaluation_drop", "keep_versions", "grace_hours")  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -103,10 +104,10 @@ class Night:
 
     def _stage(self, error: BaseException) -> str:
         """Name the stage that an error came from."""
-        if isinstance(error, RefusedError):
-            return "gate"
         if self.job is None:
             return "open"
+        if isinstance(error, RefusedError | LabelledQueriesError):
+            return "gate"
         return next((stage for stage in STAGES if not storage.exists(self.job.run.ended(stage))), "report")
 
     def _content(self, code: int, failed: str | None) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class Night:
             "estimate": {} if job is None else {modality: outlook.to_json() for modality, outlook in job.outlook.items()},
             "version": None, "published": False, "rows": 0, "indexed": 0, "changes": None, "rejected": {}, "rejected_fields": {},
             "to_encode": {}, "encoded": {}, "stages": {}, "recall@10": None, "annoy": None,
-            "moved_neighbours": None, "probes": 0,
+            "moved_neighbours": None, "probes": 0, "evaluation": None,
         }  # fmt: skip
         if told is not None:
             content |= {
@@ -132,13 +133,21 @@ class Night:
                 "indexed": told.indexed, "changes": None if told.changes is None else told.changes.to_json(),
                 "rejected": told.rejected, "rejected_fields": told.rejected_fields, "to_encode": told.to_encode,
                 "encoded": told.encoded, "recall@10": told.recall, "annoy": told.annoy,
-                "moved_neighbours": told.moved, "probes": told.probes,
+                "moved_neighbours": told.moved, "probes": told.probes, "evaluation": _evaluation(told),
                 "stages": {
                     stage: {"seconds": pace.seconds, "rows": pace.rows, "rows_per_second": _rounded(pace.rows_per_second)}
                     for stage, pace in told.stages.items()
                 },
             }  # fmt: skip
         return content
+
+
+def _evaluation(told: Report) -> dict[str, Any] | None:
+    if told.evaluated is None:
+        return None
+    change = told.evaluated.change_since(told.evaluated_before)
+    since = None if change is None or told.evaluated_before is None else told.evaluated_before.version
+    return {**vars(told.evaluated), "since": since, "change": change}
 
 
 def _rounded(value: float | None) -> float | None:

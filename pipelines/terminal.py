@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@10", "rows", "seconds", "rows/s")
+_UNFOLDED = 100_000  # characters: the longest text that a table shows has fewer
+_NUMERIC = ("view", "rank", "score", "price", "sequence", "products", "recall@1", "recall@10", "recall@100", "mrr",
+            "ndcg@10", "rows", "seconds", "rows/s")  # fmt: skip
 
 
 def prepare_process() -> None:
@@ -46,13 +49,18 @@ def _in_file() -> logging.Handler:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows under their columns, without lines where it is no terminal; what a row does not have stays empty."""
+    """Print rows under their columns; what a row does not have stays empty.
+
+    Where standard output is no terminal there are no lines, and none is folded unless COLUMNS is set.
+    """
     from rich.box import HEAVY_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     lines = HEAVY_HEAD if console.is_terminal else None
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNFOLDED
     table = Table(title=title or None, title_justify="left", show_edge=False, box=lines)
     for name in columns:
         # An id that is to be copied is not broken, nor is a mark within its words.

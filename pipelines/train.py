@@ -20,10 +20,11 @@ from encoders.curves import draw_curves
 from encoders.fusion import Fusion
 from encoders.heads import Head
 from encoders.presets import build_tower
+from encoders.ranking_training import RankingSettings, TrainedRanker, train_ranker
 from encoders.selection import ChosenFusion, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainedHeads, TrainingSettings, remove_gaps, train_heads
-from encoders.training_data import TrainingData
+from encoders.training_data import ArrayTrainingData, TrainingData
 from pipelines import stages, storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
@@ -91,6 +92,9 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         figures = {**trained.figures, **sizes, "remove_gap": config.remove_gap, "fusion": chosen.figures}
         if tuned:
             figures["towers"] = tuned
+        ranked = _rank(config, heads, chosen.fusion, data) if config.ranking == "attention" else None
+        if ranked is not None:
+            figures["ranking"] = ranked.figures
         structured = fit_statistics(job, Path(temporary) / "structured")
         bundle = write_bundle(
             Path(config.bundle) if config.bundle else Path(temporary) / "bundle",
@@ -101,6 +105,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
             figures,
             structured,
             draw_curves(figures),
+            None if ranked is None else ranked.ranker,
         )
         own = adopt(bundle, Index(config.index))
     _report(figures)
@@ -118,6 +123,13 @@ def _choose(config: Config, trained: TrainedHeads, heads: Mapping[str, Head], da
     return choose_weights(fusion, heads, data.validation(), fixed=any(name in config.weight for name in heads))
 
 
+def _rank(config: Config, heads: Mapping[str, Head], fusion: Fusion, data: ArrayTrainingData) -> TrainedRanker:
+    if not len(data.queries):
+        raise ConfigError("--ranking attention: the catalogue has no titles or phrases to train it with")
+    _log.info("train: what ranks candidates by attention")
+    return train_ranker(data, heads, fusion, RankingSettings(seed=config.seed, epochs=config.epochs or None))
+
+
 def _report(figures: Mapping[str, Any]) -> None:
     for modality, recalls in figures.get("validation", {}).items():
         shown = ", ".join(f"{name} {value:.3f}" for name, value in recalls.items())
@@ -127,3 +139,10 @@ def _report(figures: Mapping[str, Any]) -> None:
         weights = ", ".join(f"{name} {weight:g}" for name, weight in fusion["weights"].items())
         _log.info("train: fused nDCG@10 of %d queries %.3f with the weights %s, %s", fusion["queries"], fusion["ndcg@10"],
                   weights, "chosen on them" if fusion["chosen"] else "as given or by default")  # fmt: skip
+    for kind, found in figures.get("ranking", {}).get("kinds", {}).items():
+        if found["queries"]:
+            _log.info("train: %d queries by %s, nDCG@10 by cosine %.3f, by attention %.3f (+/- %.3f): %s ranks them",
+                      found["queries"], kind.replace("_", " and "), found["cosine"], found["attention"], found["error"],
+                      "attention" if found["kept"] else "cosine")  # fmt: skip
+    if not figures.get("ranking", {}).get("kept", True):
+        _log.info("train: attention found no more than cosine by two standard errors for any kind of query: it is left out")

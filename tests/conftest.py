@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,25 @@ def tiny_bundle(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     fusion = Fusion("concatenation", {"picture": 0.5, "text": 0.5})
     return write_bundle(folder, tiny_towers, heads, fusion, {}, {}).folder
+
+
+@pytest.fixture(scope="session")
+def application_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save random weights of the smallest MobileNet without its top, which keep what they are given at its size."""
+    import keras
+
+    rng = np.random.default_rng(0)
+    model = keras.applications.MobileNet(include_top=False, weights=None, alpha=0.25)
+    for weight in model.weights:
+        if weight.name == "kernel":
+            inputs = np.prod(weight.shape[:2]) * (1 if weight.shape[3] == 1 else weight.shape[2])
+            weight.assign(rng.normal(0, (2 / inputs) ** 0.5, weight.shape))
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
+    with warnings.catch_warnings():
+        # numpy 2.4 on TensorFlow's variables, which Keras saves.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        model.save_weights(path)
+    return path
 
 
 @pytest.fixture(scope="session")

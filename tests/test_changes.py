@@ -156,12 +156,12 @@ def test_lists_numbers_and_columns_that_come_and_go_are_compared() -> None:
         ["b", "d", "a", "c"], tags=pa.array([["x", "y"], [], ["x"], ["z"]]), size=pa.array([2.0, 4.0, 1.0, None]),
         score=pa.array([nan, None, nan, 1.0]), fresh=pa.array([None, "f", None, None]),
     )  # fmt: skip
-    counts = compare(now, before, {}, ())
+    counts = compare(now, before, {}, {})
     assert {name: counts[name] for name in ("unchanged", "changed", "new", "gone")} == {
         "unchanged": 1, "changed": 3, "new": 0, "gone": 0,
     }  # fmt: skip
-    assert compare(now, now, {}, ())["unchanged"] == 4
-    assert compare(None, before, {}, ())["gone"] == 4
+    assert compare(now, now, {}, {})["unchanged"] == 4
+    assert compare(None, before, {}, {})["gone"] == 4
 
 
 # --- another tower, other views ---

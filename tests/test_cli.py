@@ -17,7 +17,7 @@ from pipelines.config import ConfigError, phrase_languages, read_config
 from pipelines.training_features import shop_words
 
 COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "rollback",
-            "verify", "preview-views", "withdraw", "explain", "prune")  # fmt: skip
+            "verify", "preview-views", "withdraw", "explain", "prune", "evaluate")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -98,7 +98,7 @@ def test_a_refusal_is_kept_beside_the_manifest_until_the_version_passes(
     kept = read_json(f"{index.version('v2')}/refused.json")
     assert {**kept, "refused": "now"} == {
         "version": "v2", "refused": "now", "reasons": reasons, "previous": "v1",
-        "limits": {"min_recall": 0.95, "max_shrink": 0.1, "max_index_bytes": None},
+        "limits": {"min_recall": 0.95, "max_shrink": 0.1, "max_index_bytes": None, "max_evaluation_drop": 0.02},
     }  # fmt: skip
     assert (read_refusal(index, "v2"), refused_versions(index)) == (reasons, {"v2"})
     assert [(v.id, v.refused) for v in list_versions(index)] == [("v1", False), ("v2", True)]

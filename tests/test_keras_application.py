@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from conftest import cosine_distance
+import tensorflow as tf
+from conftest import cosine_distance, least_cosine
 
 from encoders.integrity import hash_file
-from encoders.keras_application import ApplicationError
+from encoders.keras_application import ApplicationError, all_depths, picture_network
 from encoders.presets import build_tower
 from encoders.towers import load_tower
 from encoders.weights import WeightsError
-
-
-@pytest.fixture(scope="module")
-def application_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save random weights of the smallest MobileNet without its top."""
-    keras.utils.set_random_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
-    with warnings.catch_warnings():
-        # numpy 2.4 on TensorFlow's variables, which Keras saves.
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        keras.applications.MobileNet(include_top=False, weights=None, alpha=0.25).save_weights(path)
-    return path
 
 
 def test_a_keras_application_answers_as_keras_does(application_weights: Path, tmp_path: Path) -> None:
@@ -114,3 +102,41 @@ def test_an_application_that_cannot_be_built_is_refused(
             f"keras:{options.replace('=W', f'={application_weights}')}", "picture", tmp_path / "tower"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_depths_stand_side_by_side_each_of_unit_norm(application_weights: Path, tmp_path: Path) -> None:
+    spec = f"keras:MobileNet?weights={application_weights}&alpha=0.25&side=64"
+    plain = build_tower(spec, "picture", tmp_path / "plain")
+    built = build_tower(f"{spec}&depths=all", "picture", tmp_path / "tower")
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    widths = [256, 16, 32, 64, 128]  # of the last layer, then of those at 32, 16, 8 and 4 pixels a side
+    assert built.dimension == sum(widths)
+    assert built.forms == plain.forms
+    assert built.weights_hash != plain.weights_hash
+    blocks = np.split(load_tower(tmp_path / "tower").encode(pictures), np.cumsum(widths)[:-1], axis=1)
+    for block in blocks:
+        np.testing.assert_allclose(np.linalg.norm(block, axis=1), 1, atol=1e-5)
+    assert least_cosine(blocks[0], load_tower(tmp_path / "plain").encode(pictures)) > 0.99999
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension"),
+    [("ResNet50", 2048 + 64 + 256 + 512 + 1024), ("VGG16", 512 + 128 + 256 + 512 + 512),
+     ("MobileNetV3Small", 576 + 16 + 72 + 96 + 288), ("ConvNeXtTiny", 768 + 96 + 192 + 384)],
+)  # fmt: skip
+def test_the_middle_depths_of_a_family_are_found(name: str, dimension: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = getattr(keras.applications, name)
+    monkeypatch.setattr("encoders.keras_application._with_imagenet", lambda _, __, given: random(weights=None, **given))
+    network = picture_network(name, {"side": "64", "depths": "all"})
+    assert network.features(tf.zeros((1, 64, 64, 3), tf.uint8)).shape == (1, dimension)
+
+
+def test_depths_of_another_name_are_refused(application_weights: Path) -> None:
+    with pytest.raises(ApplicationError, match=r"^depths is 'some': it may be last or all$"):
+        picture_network("MobileNet", {"weights": str(application_weights), "depths": "some"})
+
+
+def test_a_network_without_middle_maps_is_refused() -> None:
+    flat = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
+    with pytest.raises(ApplicationError, match=r"^Flat has no middle layers that are maps of the picture: leave depths=all"):
+        all_depths("Flat", flat, 8, "avg")

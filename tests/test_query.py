@@ -30,8 +30,8 @@ def real(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     (root / "bundles" / bundle.hash).symlink_to(tiny_bundle)
     products = draw_products(30)
     encoder = QueryEncoder(bundle)
-    pictures = np.concatenate([encoder._decode(picture(int(row["product_id"][1:]))) for row in products.rows])
-    fused = bundle.fusion.fuse({"picture": encoder._vector("picture", pictures)}, {})
+    pictures = encoder.decode([picture(int(row["product_id"][1:])) for row in products.rows])
+    fused = bundle.fusion.fuse({"picture": encoder.encode("picture", pictures)}, {})
     own = {modality: np.zeros((30, 8), np.float32) for modality in ("picture", "text")}
     nothing = {modality: np.zeros(30, np.bool_) for modality in own}
     make_version(root, "v1", Products(products.rows, fused, own, nothing), bundle=bundle)

@@ -47,14 +47,16 @@ def test_a_slice_of_the_fashion_shop_trains_a_bundle_and_answers_titles(fashion:
     assert rows[7]["product_id"] in [hit.product_id for hit in photo]
 
 
-def test_the_magento_shop_is_indexed_with_its_html_and_several_pictures(
+def test_the_magento_shop_is_indexed_with_its_html_several_pictures_and_reviews(
     fashion: tuple[str, Report], real_data: Path, tmp_path: Path
 ) -> None:
     index = str(tmp_path / "index")
-    report = job(index, f"{real_data}/magento/catalogue.jsonl.gz", bundle=bundle_of(fashion[0]), max_pictures=2)
+    report = job(index, f"{real_data}/magento/catalogue.jsonl.gz", bundle=bundle_of(fashion[0]), max_pictures=2,
+                 weight={"reviews": "0.2"})  # fmt: skip
     assert (report.rows, report.indexed) == (185, 185)
     assert report.encoded["text"] == 185
     assert 185 < report.encoded["picture"] <= 370
+    assert report.encoded["reviews"] == 348 - 2  # two repeat another of their product
     with open_index(index) as opened:
         (best,) = opened.search(text="Chaz Kangeroo Hoodie", k=1)
         assert best.columns["title"] == "Chaz Kangeroo Hoodie"

@@ -71,6 +71,18 @@ def test_a_second_run_encodes_nothing_and_keeps_the_version(config: MakeConfig) 
     assert sum(second.encoded.values()) == 0
 
 
+def test_a_run_is_over_when_the_marks_of_all_its_stages_are_there(config: MakeConfig) -> None:
+    """Killed before that it goes on, also where its version is current already."""
+    settings = config(products()[:12])
+    made = Index(settings.index).run(run(settings).version)
+    marks = [Path(made.ended(stage)) for stage in stages.STAGES]
+    assert max(path.stat().st_mtime_ns for path in marks) <= Path(made.finished).stat().st_mtime_ns
+    for path in (marks[-1], Path(made.finished)):
+        path.unlink()
+    assert run(settings).version == made.id
+    assert [path.is_file() for path in (marks[-1], Path(made.finished))] == [True, True]
+
+
 def test_another_setting_of_the_index_makes_a_new_version_and_encodes_nothing(config: MakeConfig) -> None:
     first = run(config(products()))
     second = run(config(trees=5))

@@ -237,7 +237,7 @@ def test_towers_side_by_side_are_one_tower(tmp_path: Path) -> None:
         ("hf:x?crop_ratio=0", "picture", r"^tower 'hf:x\?crop_ratio=0': crop_ratio is a number above 0 and at most 1$"),
         ("hf:x?crop_ratio=y", "picture", r"^tower 'hf:x\?crop_ratio=y': crop_ratio is a number above 0 and at most 1$"),
         ("hf:x?prefix=y", "picture", r"^tower .* has the option 'prefix', which is unknown: known are batch, crop_ratio, fit, "),
-        ("hf:x?tokens=5", "picture", r"^tower .* has the option 'tokens', which is unknown: known are .*, pooling, resample$"),
+        ("hf:x?tokens=5", "picture", r"^tower .* has the option 'tokens', which is unknown: known are .*, resample, xla$"),
         ("keras-hub:x?side=5", "text", r"^tower .* has the option 'side', which is unknown: known are batch, form, pooling, "),
         ("tflite:x", "text", r"^tower 'tflite:x' encodes a picture, not a text: name another one$"),
     ],

@@ -52,6 +52,8 @@ def test_a_bundle_says_how_it_was_trained(
     assert list((tmp_path / "events").glob("events.out.tfevents.*"))
     assert f"train: step 6 of 6, loss {bundle.training['loss'][-1]:.3f}, recall@10 on validation: picture " in caplog.text
     assert "with the weights picture 0.4, text 0.6, as given or by default" in caplog.text
+    with pytest.raises(ConfigError, match="fusion by attention learned to weigh pictures and texts alone: choose another"):
+        resolve_bundle(config.replace(weight={"reviews": "0.2"}, tensorboard=None), ())
     other = resolve_bundle(config.replace(fusion="mean", tensorboard=None), ())
     assert (other.fusion.kind, other.fusion.gate, other.curves) == ("mean", bundle.fusion.gate, bundle.curves)
 
