@@ -29,8 +29,8 @@ PACKAGED: Mapping[str, Modality] = {
     "use-multilingual": "text",
     "minilm": "text",
 }
-# Options of each kind of source, by what it encodes; None: any, the source looks at them itself.
 COMPACT = "compact"
+# Options of each kind of source, by what it encodes; None: any, the source looks at them itself.
 SCHEMES: Mapping[str, Mapping[Modality, frozenset[str] | None]] = {
     "package": {"picture": frozenset(), "text": frozenset()},
     "keras": {"picture": None},
@@ -47,6 +47,7 @@ COMMON: Mapping[Modality, frozenset[str]] = {
 # Those that some kinds have no use for, and why.
 USELESS: Mapping[tuple[str, str], str] = {
     ("package", "precision"): "the packaged towers compute in float32",
+    (COMPACT, "precision"): "a compact tower is trained in float32",
     ("package", "xla"): "the packaged towers run in LiteRT, which XLA does not compile",
     ("saved-model", "precision"): "a SavedModel computes in what it was saved with",
     ("tflite", "precision"): "a LiteRT file computes in what it was converted to",
@@ -179,6 +180,8 @@ def check_trainable(spec: str, modality: Modality) -> None:
     why = {"saved-model": "a SavedModel is a finished graph", "tflite": "a LiteRT file is a finished graph"}.get(
         sources[0].scheme, "its weights are quantised" if sources[0].name == "use-multilingual" else ""
     )
+    if sources[0].precision == "mixed_float16":
+        why = "16 bits do not hold its gradients, mixed_bfloat16 may"
     if len(sources) > 1:
         why = "of several towers side by side none can be"
     if why:

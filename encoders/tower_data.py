@@ -6,19 +6,45 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from encoders.tokens import load_tokenizer, shape_text
 from encoders.tower_spec import TowerSpec
-from encoders.tower_training import Tokens, TowerBatch
 from encoders.towers import cut
-from encoders.training_data import ArrayTrainingData, Ids
+from encoders.training_data import ArrayTrainingData, Ids, TrainingBatch
 
 Pixels = npt.NDArray[np.uint8]
+Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
 MAX_VALIDATION = 500
+
+
+@dataclass(frozen=True)
+class TowerBatch:
+    """Hold B products and Q queries with what the towers in training take of them.
+
+    stored: features of the towers that are not trained, with presence and answers; those of the others are never looked at.
+    pictures: uint8[B, side, side, 3]; twins: other views of them, where there are no queries.
+    texts, queries: ids int32[., L], padded, and lengths int32[.] of the products' texts and of the queries.
+    """
+
+    stored: TrainingBatch
+    pictures: npt.NDArray[np.uint8] | None = None
+    twins: npt.NDArray[np.uint8] | None = None
+    texts: Tokens | None = None
+    queries: Tokens | None = None
+
+
+class TowerData(Protocol):
+    """Give batches by their number, so that a training goes on anywhere, and some to validate with."""
+
+    def train_batches(self, first: int) -> Iterator[TowerBatch]:
+        """Give batch number `first` and all after it, without end; what a batch holds depends on its number only."""
+
+    def validation(self) -> tuple[Sequence[TowerBatch], npt.NDArray[np.bool_]]:
+        """Give products that no training batch holds, in batches, and the answers bool[Q, N] of all their queries."""
 
 
 def tokens_of(spec: TowerSpec, folder: Path) -> Callable[[Sequence[str]], Tokens]:

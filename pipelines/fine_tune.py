@@ -23,7 +23,8 @@ from encoders.presets import write_trained
 from encoders.sources import COMPACT, check_trainable, load_network, read_source
 from encoders.tower_data import Pixels, TowerItems, tokens_of
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
-from encoders.tower_training import TowerTrainingSettings, train_towers
+from encoders.tower_trainer import TowerTrainingSettings
+from encoders.tower_training import train_towers
 from encoders.training import TrainingSettings, train_heads
 from encoders.training_data import ArrayTrainingData, Ids
 from pipelines import ranges, stages, storage
@@ -44,6 +45,8 @@ Towers = Mapping[str, tuple[str, TowerSpec]]
 FINE_TUNING = TowerTrainingSettings({})
 FROM_SCRATCH = replace(FINE_TUNING, steps=3000, rounds=30, patience=8, learning_rate=1e-3, head_learning_rate=1e-3)
 BATCH_ROWS, VIEW_BATCH, PIECE_ROWS = 64, 32, 512
+# Settings of the training that say nothing of the towers.
+LATER = ("fusion", "weight", "ranking", "remove_gap", "tensorboard")
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +115,7 @@ def _key(config: Config, towers: Towers, layers: Mapping[str, int | None]) -> st
     shards, _ = open_catalogue(config)
     return fingerprint({
         "shards": [[shard.uri, shard.size, shard.fingerprint] for shard in shards],
-        "settings": {name: getattr(config, name) for name in (*PLANNED, *TRAINING_SETTINGS) if name != "tensorboard"},
+        "settings": {name: getattr(config, name) for name in (*PLANNED, *TRAINING_SETTINGS) if name not in LATER},
         "towers": {modality: spec.weights_hash for modality, (_, spec) in towers.items()},
         "layers": dict(layers), "withdrawn": sorted(withdrawn_ids(Index(config.index))),
     })  # fmt: skip

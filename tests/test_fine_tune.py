@@ -27,7 +27,8 @@ from encoders.keras_application import picture_network as application_network
 from encoders.sources import check_trainable, load_network, read_source
 from encoders.tower_data import TowerItems
 from encoders.tower_spec import TowerError
-from encoders.tower_training import TWIN, TowerTrainingSettings, TrainedTowers, train_towers
+from encoders.tower_trainer import TWIN, TowerTrainingSettings
+from encoders.tower_training import TrainedTowers, train_towers
 from encoders.trainable import last_variables, layers_of, value_of
 from encoders.training_data import ArrayTrainingData
 from pipelines.bundles import open_at, own_bundle
