@@ -139,7 +139,8 @@ class TowerTrainer:
 
     def _loss(self, given: dict[str, Any]) -> tf.Tensor:
         if "twins" in given:
-            one, other = (self.models["picture"](self._features("picture")(*given[name])) for name in ("pictures", "twins"))
+            pixels = tf.concat([*given["pictures"], *given["twins"]], 0)
+            one, other = tf.split(self.models["picture"](self._features("picture")(pixels)), 2)
             same = tf.eye(tf.shape(one)[0], dtype=tf.bool)
             return self.loss(one, other, same, tf.ones(tf.shape(one)[:1], tf.bool))
         asked = self.models["text"](self._features("text")(*given["queries"]) if "queries" in given else given["asked"])

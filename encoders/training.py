@@ -208,7 +208,13 @@ class _Trainer:
         )
         self.variables = [*self.weights, *self.loss.variables]
         self.optimizer.build(self.variables)
-        self.step = tf.function(self._step, reduce_retracing=True)
+        widths = {name: len(mean) for name, (mean, _) in moments.items()}
+        self.step = tf.function(self._step, input_signature=[
+            {name: tf.TensorSpec([None, width], tf.float32) for name, width in widths.items()},
+            {name: tf.TensorSpec([None], tf.bool) for name in widths},
+            tf.TensorSpec([None, widths["text"]], tf.float32),
+            tf.TensorSpec([None, None], tf.bool),
+        ])  # fmt: skip
 
     def train(self, batch: TrainingBatch) -> float:
         """Take one step; returns the loss."""

@@ -31,7 +31,7 @@ from pipelines import ranges, stages, storage
 from pipelines.bundles import localise, upload
 from pipelines.config import TRAINING_SETTINGS, Config, ConfigError, fine_tuned_layers, fingerprint
 from pipelines.job import PLANNED, Job, finish_run, open_catalogue, open_job
-from pipelines.layout import ORDER, Index, read_json, write_json
+from pipelines.layout import ORDER, TRAINING_FILE, Index, read_json, write_json
 from pipelines.statistics import find_settings
 from pipelines.training_features import Products, group_column, read_products, training_data
 from pipelines.training_pictures import TrainingPictures
@@ -95,19 +95,19 @@ def train_given_towers(config: Config, towers: Towers, flags: Iterable[str]) -> 
     layers = trained_layers(config)
     if not layers:
         return towers, {}
-    index, key = Index(config.index), _key(config, towers, layers)
-    folders = {modality: storage.join(index.towers, f"{modality}-trained-{key[:16]}") for modality in layers}
-    told = storage.join(index.towers, f"trained-{key[:16]}.json")
-    if not all(storage.exists(storage.join(folder, SPEC_FILE)) for folder in folders.values()):
-        _train(config, towers, layers, folders, told, key, flags)
-    figures = read_json(told)
+    key = _key(config, towers, layers)
+    home = Index(config.index).trained(key)
+    if not storage.exists(storage.join(home, TRAINING_FILE)):
+        _train(config, towers, layers, home, key, flags)
+    told = read_json(storage.join(home, TRAINING_FILE))
+    folders = {modality: storage.join(home, name) for modality, name in told["folders"].items()}
     read = {m: TowerSpec.from_json(storage.read_bytes(storage.join(f, SPEC_FILE)).decode()) for m, f in folders.items()}
     for modality, spec in read.items():
         if spec.weights_hash == towers[modality][1].weights_hash:
             _log.info("train: no round was better than the %s tower as it was: it is kept, nothing is encoded again", modality)
         else:
             _log.info("train: the %s tower was trained, its features are others: every %s is encoded again", modality, modality)
-    return {**towers, **{modality: (folders[modality], spec) for modality, spec in read.items()}}, figures
+    return {**towers, **{modality: (folders[modality], spec) for modality, spec in read.items()}}, told["figures"]
 
 
 def _key(config: Config, towers: Towers, layers: Mapping[str, int | None]) -> str:
@@ -122,9 +122,8 @@ def _key(config: Config, towers: Towers, layers: Mapping[str, int | None]) -> st
 
 
 def _train(
-    config: Config, towers: Towers, layers: Mapping[str, int | None], folders: Mapping[str, str], told: str,
-    key: str, flags: Iterable[str],
-) -> None:  # fmt: skip
+    config: Config, towers: Towers, layers: Mapping[str, int | None], home: str, key: str, flags: Iterable[str]
+) -> None:
     # What is made of nothing has no features worth storing.
     known = {modality: tower for modality, tower in towers.items() if layers.get(modality, 0) is not None}
     sources = {modality: read_source(towers[modality][1].spec, towers[modality][1].modality) for modality in layers}
@@ -149,12 +148,14 @@ def _train(
         checkpoint = StoredCheckpoint(job.run.file("fine-tune", key, "checkpoint.npz"))
         with watch_training(config.tensorboard) as watch:
             trained = train_towers(networks, heads, items, _settings(config, layers), checkpoint, watch)
-        write_json(told, trained.figures)
+        # Other weights have another path, of which machines may have copies.
+        folders = {modality: f"{modality}-{network.weights_hash[:16]}" for modality, network in trained.networks.items()}
         for modality, network in trained.networks.items():
-            built = Path(temporary) / f"tower-{modality}"
+            built = Path(temporary) / folders[modality]
             built.mkdir()
             write_trained(sources[modality], network, built)
-            upload(built, folders[modality], SPEC_FILE)
+            upload(built, storage.join(home, folders[modality]), SPEC_FILE)
+        write_json(storage.join(home, TRAINING_FILE), {"folders": folders, "figures": trained.figures})
     finish_run(job.index, job.run)
 
 

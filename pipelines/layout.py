@@ -37,6 +37,8 @@ VECTOR, CONTENT = "vector", "content"
 KEY_BYTES = 16
 # The reason of products that are rejected because they are withdrawn; limits do not count them.
 WITHDRAWN = "withdrawn"
+# Folders of trained towers, and what is written to each last: which towers it holds, and figures of their training.
+TRAINED, TRAINING_FILE = "trained-", "training.json"
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -139,8 +141,12 @@ class Index:
 
     @property
     def towers(self) -> str:
-        """Folder of towers built for training, each named by its specification."""
+        """Folder of towers built for training, each named by its specification, and of trained ones."""
         return storage.join(self.root, "towers")
+
+    def trained(self, key: str) -> str:
+        """Folder of the towers that one training made, which depend on what is hashed to `key`."""
+        return storage.join(self.towers, f"{TRAINED}{key[:16]}")
 
     @property
     def features(self) -> str:
