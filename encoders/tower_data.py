@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.tokens import load_tokenizer, shape_text
-from encoders.tower_spec import TowerSpec
+from encoders.tower_spec import TowerError, TowerSpec
 from encoders.towers import cut
 from encoders.training_data import ArrayTrainingData, Ids, TrainingBatch
 
@@ -89,7 +89,11 @@ class TowerItems:
         return len(self.data.queries) > 0
 
     def train_batches(self, first: int) -> Iterator[TowerBatch]:
-        """Give batch number `first` and all after it; windows before it are not read."""
+        """Give batch number `first` and all after it; windows before it are not read.
+
+        Raises:
+            TowerError: there is no product but those to validate with.
+        """
         number = 0
         for epoch in count():
             for window, batches in self._plan(epoch):
@@ -100,7 +104,7 @@ class TowerItems:
                             yield self._batch(rows, number + offset, epoch, held, pixels)
                 number += len(batches)
             if not number:
-                raise ValueError("no product to train the towers on is left: give more products")
+                raise TowerError("no product to train the towers on is left: give more products")
 
     def validation(self) -> tuple[list[TowerBatch], npt.NDArray[np.bool_]]:
         """Give the products held out that lie in the pieces, 500 at most, with their queries and answers."""

@@ -140,6 +140,8 @@ def _train(
     products = read_products(job)
     with tempfile.TemporaryDirectory() as temporary:
         data, _ = training_data(job, products, Path(temporary))
+        if "text" in layers and not len(data.queries):
+            raise ConfigError(f"--fine-tune text={layers['text']}: the catalogue has no titles or phrases to train it with")
         width = {name: features.shape[2] for name, features in data.features.items()}
         heads = dict(train_heads(data, width, _head_settings(config)).heads) if width else {}
         if layers.get("picture", 0) is None:
