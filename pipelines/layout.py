@@ -4,6 +4,8 @@ CURRENT                                   id of the published version
 WITHDRAWN                                 products that no answer holds
 index.json                                how many partitions there are
 bundles/<hash>/                           towers, heads and fusion the index was made with
+towers/<modality>-<digest>/                a tower that training was asked for, as it was built
+towers/trained-<key>/                     towers that a training made, and training.json
 features/<space>/space.json               what the features of the space depend on
 features/<space>/units/<run>/<unit>       features one unit of work gave
 features/<space>/parts/<partition>/       the same features in their place: deltas of runs, and bases that prune made of them

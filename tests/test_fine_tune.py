@@ -393,3 +393,20 @@ def test_a_compact_tower_is_trained_from_pictures_by_path_and_no_texts(
     assert "no round was better than the picture tower as it was: it is kept, nothing is encoded again" in caplog.text
     assert next(set(one) for one in bundle.training["towers"]["validation"]) == {TWIN}
     assert open_at(str(bundle.folder)).hash == bundle.hash
+
+
+def test_a_text_tower_is_trained_on_titles_and_refused_without_them(
+    real_data: Path, tiny_towers: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = [{name: value for name, value in product(number).items() if name != "image"} for number in range(9)]
+    config = settings(tiny_towers, tmp_path / "index", write_shards(tmp_path / "shop", rows, 9), picture_tower="",
+                      text_tower=f"hf:{real_data / 'golden' / 'bert'}", fine_tune={"text": "1"})  # fmt: skip
+    bundle = train(config)
+    figures = bundle.training["towers"]
+    assert (figures["layers"], figures["best_step"]) == ({"text": 1}, 4)
+    (built,) = (read_json(str(path))["weights_hash"] for path in Path(Index(config.index).towers).glob("text-*/tower.json"))
+    assert bundle.towers["text"].weights_hash != built
+    assert np.isfinite(bundle.load_tower("text").encode(["red shirt", "blue shirt number 8"])).all()
+    untitled = write_shards(tmp_path / "untitled", [row | {"name": "", "colour": ""} for row in rows], 9)
+    with pytest.raises(ConfigError, match="--fine-tune text=1: the catalogue has no titles or phrases to train it with"):
+        train(config.replace(catalogue=(untitled,)))
