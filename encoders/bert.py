@@ -71,7 +71,7 @@ def text_network(config: bytes, weights: bytes, tokenizer: bytes, token_limit: i
 
     The tokenizer has to be BERT's uncased one: lower case, no accents, Chinese characters apart, word pieces.
     """
-    settings = json.loads(config)
+    settings, arrays = json.loads(config), prepare(read_safetensors(weights))
     content = json.loads(tokenizer) | {"truncation": None, "padding": None}
     vocabulary = content["model"]["vocab"]
     pieces = WordPieces(vocabulary)
@@ -80,12 +80,13 @@ def text_network(config: bytes, weights: bytes, tokenizer: bytes, token_limit: i
         weights_hash=combine_hashes(
             RECIPE, *(hash_bytes(data) for data in (config, weights, tokenizer)), str(token_limit)
         ),
-        weights=prepare(read_safetensors(weights)),
+        weights=arrays,
         features=lambda arrays, ids, lengths: features(arrays, settings, ids, lengths),
         tokenise=pieces.tokenise,
         resources={"pieces": pieces},
         tokenizer="tokenizers",
         tokenizer_file=json.dumps(content, ensure_ascii=False).encode(),
+        layers=_layers(arrays, settings),
     )
 
 
@@ -127,6 +128,7 @@ def folder_network(folder: Folder, options: Mapping[str, str]) -> TextNetwork:
         tokenizer_file=content,
         prefix=(prompts.get("prompts") or {}).get(prompts.get("default_prompt_name"), ""),
         text_form="lower" if form else "as_is",
+        layers=_layers(weights, settings),
     )
 
 
@@ -201,6 +203,12 @@ def prepare(
     if kind in ("roberta", "xlm-roberta", "camembert"):
         positions = positions[padding + 1 :]
     return prepared | {"embeddings.position_embeddings.weight": positions + segments[0]}
+
+
+def _layers(arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """Name the arrays of the embeddings and of each block, as layers that can be trained further."""
+    begins = ["embeddings.", *(f"encoder.layer.{number}." for number in range(settings["num_hidden_layers"]))]
+    return tuple(tuple(sorted(name for name in arrays if name.startswith(begin))) for begin in begins)
 
 
 def _bert_name(name: str) -> str:

@@ -23,6 +23,7 @@ from encoders.hugging_face import Arrays, Folder, read_pixels
 from encoders.tensors import padded, unit
 from encoders.tokenizer_files import begins, check_end, read_tokenizer, token_id
 from encoders.tower_spec import TextForm, TowerError
+from encoders.trainable import layers_of
 from encoders.weights import WeightsError
 
 # Whatever changes a feature and is not in the folder: to be changed with the arithmetic below.
@@ -135,15 +136,16 @@ def picture_network(folder: Folder) -> PictureNetwork:
     pixels = open_clip.read_pixels(folder, side.settings["image_size"]) or read_pixels(
         folder, side.settings["image_size"], *usual
     )
-    features = build(side)
+    encoder, features = build(side)
 
     def scaled(pictures: tf.Tensor) -> tf.Tensor:
         return unit(features(pixels.scale(pictures)))
 
-    return PictureNetwork(pixels.side, folder.digest(RECIPE, keras_hub.__version__), scaled, pixels.decoding)
+    digest = folder.digest(RECIPE, keras_hub.__version__)
+    return PictureNetwork(pixels.side, digest, scaled, pixels.decoding, layers_of(encoder))
 
 
-def _clip_picture(side: Side) -> Any:
+def _clip_picture(side: Side) -> tuple[Any, Any]:
     size, patch = side.settings["image_size"], side.settings["patch_size"]
     encoder = side.encoder(keras_hub.models.CLIPVisionEncoder, patch_size=patch, image_shape=(size, size, 3))
     embedding, name = encoder.embedding, "vision_model.embeddings"
@@ -156,10 +158,10 @@ def _clip_picture(side: Side) -> Any:
     side.blocks(encoder.encoder_layers, "vision_model")
     side.norm(encoder.layer_norm, "vision_model.post_layernorm")
     projection = side.take("visual_projection.weight").T
-    return lambda pixels: tf.matmul(tf.cast(encoder({"images": pixels}, training=False)[:, 0], tf.float32), projection)
+    return encoder, lambda pixels: tf.matmul(tf.cast(encoder({"images": pixels}, training=False)[:, 0], tf.float32), projection)
 
 
-def _siglip_picture(side: Side) -> Any:
+def _siglip_picture(side: Side) -> tuple[Any, Any]:
     size, patch = side.settings["image_size"], side.settings["patch_size"]
     encoder = side.encoder(keras_hub.models.SigLIPVisionEncoder, patch_size=patch, image_shape=(size, size, 3))
     embedding, name, head = encoder.embedding, "vision_model.embeddings", encoder.head
@@ -178,7 +180,7 @@ def _siglip_picture(side: Side) -> Any:
     side.norm(head.layer_norm, f"{name}.layernorm")
     side.dense(head.mlp.fc1, f"{name}.mlp.fc1")
     side.dense(head.mlp.fc2, f"{name}.mlp.fc2")
-    return lambda pixels: tf.cast(encoder({"images": pixels}, training=False), tf.float32)
+    return encoder, lambda pixels: tf.cast(encoder({"images": pixels}, training=False), tf.float32)
 
 
 def text_network(folder: Folder) -> TextNetwork:
@@ -189,13 +191,13 @@ def text_network(folder: Folder) -> TextNetwork:
     if side.kind == "clip":
         if kind == "tokenizers":
             check_end(content, _end_of_clip(side, content), str(folder.path))
-        features = clip_text_features(side)
+        encoder, features = clip_text_features(side)
     else:
         end = _special(folder, content, kind, "eos_token")
         if end is not None:
             check_end(content, end, str(folder.path))
         begun = begins(kind, content)
-        features = siglip_text_features(side, _padding(folder, side, content, kind), begun)
+        encoder, features = siglip_text_features(side, _padding(folder, side, content, kind), begun)
         limit += begun
     return TextNetwork(
         token_limit=limit,
@@ -207,11 +209,12 @@ def text_network(folder: Folder) -> TextNetwork:
         tokenizer=kind,
         tokenizer_file=content,
         text_form=_text_form(folder, side),
+        layers=layers_of(encoder),
     )
 
 
-def clip_text_features(side: Side) -> Any:
-    """Return the function from ids int32[B, L], padded anyhow, and lengths int32[B] to float32[B, D], unit norm.
+def clip_text_features(side: Side) -> tuple[Any, Any]:
+    """Return the encoder and the function from ids int32[B, L], padded anyhow, and lengths int32[B] to float32[B, D], unit norm.
 
     A text's vector is the state of its last token; no token looks at those after it.
     """
@@ -231,11 +234,11 @@ def clip_text_features(side: Side) -> Any:
         states = tf.cast(encoder({"token_ids": padded(ids, lengths, limit, 0)}, training=False), tf.float32)
         return unit(tf.matmul(tf.gather(states, lengths - 1, batch_dims=1), projection))
 
-    return features
+    return encoder, features
 
 
-def siglip_text_features(side: Side, padding: int, begun: bool) -> Any:
-    """Return the function from ids int32[B, L], padded anyhow, and lengths int32[B] to float32[B, D], unit norm.
+def siglip_text_features(side: Side, padding: int, begun: bool) -> tuple[Any, Any]:
+    """Return the encoder and the function from ids int32[B, L], padded anyhow, and lengths int32[B] to float32[B, D], unit norm.
 
     SigLIP looks at the padding, too, and takes the state of the last of all places. `begun`: texts come with a token
     before their first, which it was not trained with.
@@ -258,7 +261,7 @@ def siglip_text_features(side: Side, padding: int, begun: bool) -> Any:
             ids, lengths = ids[:, 1:], lengths - 1
         return unit(tf.cast(encoder({"token_ids": padded(ids, lengths, limit, padding)}, training=False), tf.float32))
 
-    return features
+    return encoder, features
 
 
 def _end_of_clip(side: Side, content: bytes) -> int:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from encoders.tower_spec import Decoding, Precision, TextForm
+from encoders.trainable import Layers
 from encoders.weights import reason_of
 
 MAX_COSINE_DISTANCE, MAX_STRETCH = 1e-6, 1e-3
@@ -36,6 +37,7 @@ class PictureNetwork:
         weights_hash: hash of all that determines a feature besides the picture.
         features: uint8[B, side, side, 3] -> float32[B, D].
         decoding: how a picture's file becomes the square.
+        layers: variables of its layers that can be trained further, see `encoders.trainable`; none: it cannot be.
         precision: what it computes in.
     """
 
@@ -43,6 +45,7 @@ class PictureNetwork:
     weights_hash: str
     features: Callable[[tf.Tensor], tf.Tensor]
     decoding: Decoding = field(default_factory=Decoding)
+    layers: Layers = ()
     precision: Precision = "float32"
 
 
@@ -62,6 +65,7 @@ class TextNetwork:
         tokenizer_file: content of that file.
         prefix: what is written before each text.
         text_form: what is done to a text then, see `TowerSpec`.
+        layers: variables of its layers that can be trained further, or the names of its `weights` that are one.
         precision: what it computes in.
     """
 
@@ -75,6 +79,7 @@ class TextNetwork:
     tokenizer_file: bytes
     prefix: str = ""
     text_form: TextForm = "as_is"
+    layers: Layers = ()
     precision: Precision = "float32"
 
 

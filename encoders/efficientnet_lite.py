@@ -15,6 +15,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from encoders.conversion import PictureNetwork
+from encoders.trainable import layers_of
 from encoders.weights import combine_hashes, package_folder, read_torch, read_verified
 
 # Whatever changes a feature and is not in the weights: to be changed with the arithmetic below.
@@ -104,6 +105,7 @@ def picture_network(name: str = "efficientnet-lite0") -> PictureNetwork:
         side=variant.side,
         weights_hash=combine_hashes(RECIPE.format(name=name), variant.sha256),
         features=lambda pictures: features(network, statistics, pictures),
+        layers=layers_of(network),
     )
 
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from encoders.conversion import PictureNetwork
 from encoders.tensors import unit
+from encoders.trainable import layers_of
 from encoders.weights import WeightsError, combine_hashes, hash_arrays, read_verified, reason_of
 
 POOLINGS = ("avg", "max")
@@ -68,6 +69,7 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
         side=side,
         weights_hash=combine_hashes(RECIPE, told, keras.__version__, hash_arrays(model.get_weights())),
         features=lambda pictures: features(preprocess(tf.cast(pictures, tf.float32))),
+        layers=layers_of(model),
     )
 
 

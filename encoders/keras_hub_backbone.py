@@ -21,6 +21,7 @@ from encoders.hugging_face import Folder, prepared_side, read_pixels
 from encoders.tensors import padded, pool_tokens, unit, within
 from encoders.tokenizer_files import begins, clip_file, roberta_file, wordpiece_file
 from encoders.tower_spec import Decoding, Fit, Resample, TextForm, TowerError
+from encoders.trainable import layers_of
 from encoders.weights import combine_hashes, hash_arrays, reason_of
 
 # Whatever changes a feature and is not in the weights: to be changed with the arithmetic below.
@@ -67,6 +68,7 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
         weights_hash=_hash(backbone, settings),
         features=lambda pictures: features(tf.cast(pictures, tf.float32) * scale + offset),
         decoding=Decoding(fit, resample),
+        layers=layers_of(getattr(backbone, "vision_encoder", backbone)),
     )
 
 
@@ -92,6 +94,7 @@ def converted_picture_network(folder: Folder, options: Mapping[str, str]) -> Pic
         weights_hash=folder.digest(RECIPE, [keras_hub.__version__, options.get("pooling")]),
         features=lambda pictures: features(pixels.scale(pictures)),
         decoding=pixels.decoding,
+        layers=layers_of(getattr(backbone, "vision_encoder", backbone)),
     )
 
 
@@ -189,6 +192,7 @@ def text_network(name: str, options: Mapping[str, str]) -> TextNetwork:
         tokenizer=tokens.kind,
         tokenizer_file=tokens.content,
         text_form=form,
+        layers=layers_of(encoder),
     )
 
 

@@ -6,7 +6,37 @@ products are there, bool[B]; both return one value.
 
 from __future__ import annotations
 
+import math
+from typing import Any, Literal
+
+import keras
 import tensorflow as tf
+
+
+class VectorLoss:
+    """One of the losses below, of vectors of unit norm, with what it learns itself.
+
+    The contrastive one begins at `temperature`, the sigmoid one where its paper does; smoothing is of the contrastive one.
+
+    Attributes:
+        variables: the logarithm of what cosines are multiplied by, and the sigmoid loss's bias.
+    """
+
+    def __init__(self, kind: Literal["contrastive", "sigmoid"], temperature: float, smoothing: float) -> None:
+        self.contrastive, self.smoothing = kind == "contrastive", smoothing
+        scale = -math.log(temperature) if self.contrastive else math.log(10.0)
+        self.log_scale = keras.Variable(scale, name="log_scale")
+        self.bias = keras.Variable(0.0 if self.contrastive else -10.0, name="bias")
+        self.variables: list[Any] = [self.log_scale] + ([] if self.contrastive else [self.bias])
+
+    def __call__(self, asked: tf.Tensor, vectors: tf.Tensor, answers: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
+        """Return the loss of queries float32[Q, D] and products float32[B, D]; a product that is not there answers nothing."""
+        scale = tf.exp(tf.minimum(self.log_scale.value, math.log(100.0)))
+        logits = scale * tf.matmul(asked, vectors, transpose_b=True)
+        answers = tf.logical_and(answers, present[None, :])
+        if self.contrastive:
+            return contrastive_loss(logits, answers, present, self.smoothing)
+        return sigmoid_loss(logits + self.bias.value, answers, present)
 
 
 def contrastive_loss(logits: tf.Tensor, answers: tf.Tensor, present: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:

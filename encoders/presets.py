@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.sources import (
+    COMPACT,
     Source,
-    load_picture_network,
-    load_text_network,
+    load_network,
     prepare_pictures,
     prepare_texts,
     read_source,
@@ -98,15 +98,25 @@ def build_tower(spec: str, modality: Modality, folder: Path) -> TowerSpec:
 
 
 def _build(source: Source, folder: Path) -> TowerSpec:
-    batch = int(source.common.get("batch", BATCH))
     if source.scheme == "saved-model":
-        return _build_saved_model(source, batch, folder)
+        return _build_saved_model(source, _batch(source), folder)
     if source.scheme == "tflite":
         return _build_litert_file(source, folder)
-    litert: Literal["required", "wanted"] = "required" if source.scheme == "package" else "wanted"
-    if source.modality == "picture":
-        return write_picture_tower(source.spec, load_picture_network(source), folder, litert, batch, source.xla)
-    return write_text_tower(source.spec, load_text_network(source), folder, litert, batch, source.xla)
+    return write_trained(source, load_network(source), folder)
+
+
+def write_trained(source: Source, network: PictureNetwork | TextNetwork, folder: Path) -> TowerSpec:
+    """Write a network of a source into an existing folder, whether its weights are the source's or were trained further."""
+    from encoders.conversion import PictureNetwork
+
+    litert: Literal["required", "wanted"] = "required" if source.scheme in ("package", COMPACT) else "wanted"
+    if isinstance(network, PictureNetwork):
+        return write_picture_tower(source.spec, network, folder, litert, _batch(source), source.xla)
+    return write_text_tower(source.spec, network, folder, litert, _batch(source), source.xla)
+
+
+def _batch(source: Source) -> int:
+    return int(source.common.get("batch", BATCH))
 
 
 def _build_several(spec: str, sources: Sequence[Source], folder: Path) -> TowerSpec:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from encoders.conversion import PictureNetwork
+from encoders.trainable import layers_of
 from encoders.weights import WeightsError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def picture_network(folder: Folder) -> PictureNetwork:
         weights_hash=folder.digest(RECIPE),
         features=lambda pictures: model(pixels.scale(pictures), training=False),
         decoding=pixels.decoding,
+        layers=layers_of(model),
     )
 
 

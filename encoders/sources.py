@@ -2,7 +2,7 @@
 
     package:efficientnet-lite2          keras:ResNet50?weights=<file>      saved-model:<folder>
     package:use-multilingual            keras-hub:<preset or folder>       tflite:<file>
-    package:minilm                      hf:<folder>
+    package:minilm                      hf:<folder>                    compact:<side>
 
 Options follow as in an address: `?fit=pad&sha256=<hex>`. docs/towers.md lists them. Several, with commas between them,
 stand side by side. TensorFlow is imported when a network is loaded, not with this module.
@@ -29,10 +29,12 @@ PACKAGED: Mapping[str, Modality] = {
     "use-multilingual": "text",
     "minilm": "text",
 }
+COMPACT = "compact"
 # Options of each kind of source, by what it encodes; None: any, the source looks at them itself.
 SCHEMES: Mapping[str, Mapping[Modality, frozenset[str] | None]] = {
     "package": {"picture": frozenset(), "text": frozenset()},
     "keras": {"picture": None},
+    COMPACT: {"picture": frozenset()},
     "keras-hub": {"picture": frozenset(("pooling", "side")), "text": frozenset(("pooling", "tokens"))},
     "hf": {"picture": frozenset(("pooling",)), "text": frozenset(("pooling", "tokens"))},
     "saved-model": {"picture": frozenset(("sha256",)), "text": frozenset(("sha256",))},
@@ -45,6 +47,7 @@ COMMON: Mapping[Modality, frozenset[str]] = {
 # Those that some kinds have no use for, and why.
 USELESS: Mapping[tuple[str, str], str] = {
     ("package", "precision"): "the packaged towers compute in float32",
+    (COMPACT, "precision"): "a compact tower is trained in float32",
     ("package", "xla"): "the packaged towers run in LiteRT, which XLA does not compile",
     ("saved-model", "precision"): "a SavedModel computes in what it was saved with",
     ("tflite", "precision"): "a LiteRT file computes in what it was converted to",
@@ -57,6 +60,8 @@ CHOICES = {
 }  # fmt: skip
 NUMBERS = {"batch": 1, "tokens": 3, "side": 1}
 RANGES = {"crop_ratio": (0.0, 1.0), "mean": (-1.0, 255.0), "std": (0.0, 255.0)}
+
+LEAST_SIDE = 16  # of a compact tower: it halves a picture four times
 
 Pictures = TypeVar("Pictures", "PictureNetwork", TowerSpec)
 Texts = TypeVar("Texts", "TextNetwork", TowerSpec)
@@ -121,10 +126,12 @@ def read_source(spec: str, modality: Modality) -> Source:
     if not separator or not name or scheme not in SCHEMES:
         raise TowerError(
             f"tower '{spec}' is unknown: give package:<{' | '.join(PACKAGED)}>, keras:<Application>?weights=<file>, "
-            "keras-hub:<preset or folder>, hf:<folder>, saved-model:<folder> or tflite:<file>"
+            "keras-hub:<preset or folder>, hf:<folder>, saved-model:<folder>, tflite:<file> or compact:<side>"
         )
     if scheme == "package" and name not in PACKAGED:
         raise TowerError(f"tower '{spec}' is unknown: the packaged ones are {', '.join(PACKAGED)}")
+    if scheme == COMPACT and not (name.isdecimal() and int(name) >= LEAST_SIDE):
+        raise TowerError(f"tower '{spec}': give the pixels of a side, at least {LEAST_SIDE}, as in {COMPACT}:64")
     encodes = (PACKAGED[name],) if scheme == "package" else tuple(SCHEMES[scheme])
     if modality not in encodes:
         raise TowerError(f"tower '{spec}' encodes a {encodes[0]}, not a {modality}: name another one")
@@ -161,6 +168,31 @@ def _float(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
+
+
+def check_trainable(spec: str, modality: Modality) -> None:
+    """Refuse to train a tower further that has no layers which can be.
+
+    Raises:
+        TowerError: it is a finished graph, several towers, or no tower of that modality.
+    """
+    sources = [read_source(one, modality) for one in split_specs(spec)]
+    why = {"saved-model": "a SavedModel is a finished graph", "tflite": "a LiteRT file is a finished graph"}.get(
+        sources[0].scheme, "its weights are quantised" if sources[0].name == "use-multilingual" else ""
+    )
+    if sources[0].precision == "mixed_float16":
+        why = "16 bits do not hold its gradients, mixed_bfloat16 may"
+    if len(sources) > 1:
+        why = "of several towers side by side none can be"
+    if why:
+        trainable = "keras:, keras-hub:, hf: or package:efficientnet-lite0"
+        named = trainable if modality == "picture" else "keras-hub:, hf: or package:minilm"
+        raise TowerError(f"tower '{spec}' cannot be trained further: {why}; name one of {named}, or leave --fine-tune away")
+
+
+def load_network(source: Source) -> PictureNetwork | TextNetwork:
+    """Build the network that a source names, of either modality."""
+    return load_picture_network(source) if source.modality == "picture" else load_text_network(source)
 
 
 def load_picture_network(source: Source) -> PictureNetwork:
@@ -221,6 +253,10 @@ def _picture_network(source: Source) -> PictureNetwork:
         from encoders import efficientnet_lite
 
         return efficientnet_lite.picture_network(source.name)
+    if source.scheme == COMPACT:
+        from encoders import compact
+
+        return compact.picture_network(int(source.name))
     if source.scheme == "keras":
         from encoders import keras_application
 

@@ -233,8 +233,7 @@ def _numeric_text_tower(
     def measure(texts: list[str]) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
         ids = [np.asarray(row, np.int32) for row in tokenise(texts)]
         lengths = np.array([len(row) for row in ids], np.int64)
-        limit = spec.token_limit
-        return ids if limit is None else [_cut(row, limit) for row in ids], lengths
+        return [cut(row, spec.token_limit) for row in ids], lengths
 
     def run(rows: list[npt.NDArray[np.int32]]) -> Float32:
         lengths = np.array([len(row) for row in rows], np.int32)
@@ -259,9 +258,9 @@ def _only(outputs: dict[str, Any]) -> Float32:
     return np.asarray(features, np.float32)
 
 
-def _cut(ids: npt.NDArray[np.int32], limit: int) -> npt.NDArray[np.int32]:
-    """Keep the first tokens and the last one, which says that the text ends."""
-    return ids if len(ids) <= limit else np.concatenate([ids[: limit - 1], ids[-1:]])
+def cut(ids: npt.NDArray[np.int32], limit: int | None) -> npt.NDArray[np.int32]:
+    """Keep the first tokens of a text, at most `limit` with the last one, which says that the text ends."""
+    return ids if limit is None or len(ids) <= limit else np.concatenate([ids[: limit - 1], ids[-1:]])
 
 
 def prepare_tensorflow() -> None:

@@ -7,7 +7,6 @@ picture and text come to lie in one space with the queries. The text head serves
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +21,7 @@ import tensorflow as tf
 from encoders.fusion import Fusion
 from encoders.gate import Gate
 from encoders.heads import BLOCK_ROWS, Head, apply_head, random_head
-from encoders.losses import contrastive_loss, sigmoid_loss
+from encoders.losses import VectorLoss
 from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
 from encoders.training_data import LEAST_QUERIES, ArrayTrainingData, Features, Mask, TrainingBatch, TrainingData
 from encoders.training_rounds import Round, log_round
@@ -161,7 +160,7 @@ def evaluate_heads(heads: Mapping[str, Head], batch: TrainingBatch, gate: Gate |
         asked = answers.any(axis=1)
         if asked.any():
             similarity = queries[asked] @ found[there].T
-            recalls[name] = {f"recall@{k}": _recall(similarity, answers[asked], k) for k in (1, 10)}
+            recalls[name] = {f"recall@{k}": recall_at(similarity, answers[asked], k) for k in (1, 10)}
     return recalls
 
 
@@ -198,12 +197,9 @@ class _Trainer:
             gate_model(len(moments), settings.dimension, settings.gate_units, settings.seed) if settings.gate else None
             for _ in range(2)
         )
-        self.mixing, self.smoothing = settings.mixing, settings.smoothing
+        self.mixing = settings.mixing
         self.random = tf.random.Generator.from_seed(settings.seed)
-        self.contrastive = settings.loss == "contrastive"
-        scale = -math.log(settings.temperature) if self.contrastive else math.log(10.0)
-        self.log_scale = keras.Variable(scale, name="log_scale")
-        self.bias = keras.Variable(0.0 if self.contrastive else -10.0, name="bias")
+        self.loss = VectorLoss(settings.loss, settings.temperature, settings.smoothing)
         rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
         self.optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "log_scale"])
@@ -212,9 +208,15 @@ class _Trainer:
             [weight for model in [*models.values(), *gate] for weight in model.trainable_variables]
             for models, gate in zip((self.models, self.averages), gates, strict=True)
         )
-        self.variables = [*self.weights, self.log_scale] + ([] if self.contrastive else [self.bias])
+        self.variables = [*self.weights, *self.loss.variables]
         self.optimizer.build(self.variables)
-        self.step = tf.function(self._step, reduce_retracing=True)
+        widths = {name: len(mean) for name, (mean, _) in moments.items()}
+        self.step = tf.function(self._step, input_signature=[
+            {name: tf.TensorSpec([None, width], tf.float32) for name, width in widths.items()},
+            {name: tf.TensorSpec([None], tf.bool) for name in widths},
+            tf.TensorSpec([None, widths["text"]], tf.float32),
+            tf.TensorSpec([None, None], tf.bool),
+        ])  # fmt: skip
 
     def train(self, batch: TrainingBatch) -> float:
         """Take one step; returns the loss."""
@@ -235,10 +237,10 @@ class _Trainer:
         with tf.GradientTape() as tape:
             asked = self.models["text"](queries, training=True)
             vectors = {name: model(features[name], training=True) for name, model in self.models.items()}
-            losses = [self._loss(asked, vectors[name], answers, present[name]) for name in vectors]
+            losses = [self.loss(asked, vectors[name], answers, present[name]) for name in vectors]
             if self.gate is not None:
                 fused = fuse_by_gate(self.gate, list(vectors.values()), list(present.values()))
-                losses.append(self._loss(asked, fused, answers, tf.reduce_any(list(present.values()), axis=0)))
+                losses.append(self.loss(asked, fused, answers, tf.reduce_any(list(present.values()), axis=0)))
             loss = tf.add_n(losses) / len(losses)
         self.optimizer.apply(tape.gradient(loss, [variable.value for variable in self.variables]), self.variables)
         step = tf.cast(self.optimizer.iterations.value, tf.float32)
@@ -254,14 +256,6 @@ class _Trainer:
         both = tf.cast(present & tf.gather(present, others), tf.float32)
         share = (self.mixing * draws[1] * both)[:, None]
         return features + share * (tf.gather(features, others) - features)
-
-    def _loss(self, asked: tf.Tensor, vectors: tf.Tensor, answers: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-        scale = tf.exp(tf.minimum(self.log_scale.value, math.log(100.0)))
-        logits = scale * tf.matmul(asked, vectors, transpose_b=True)
-        answers = tf.logical_and(answers, present[None, :])
-        if self.contrastive:
-            return contrastive_loss(logits, answers, present, self.smoothing)
-        return sigmoid_loss(logits + self.bias.value, answers, present)
 
 
 def _steps(per_epoch: int, settings: TrainingSettings) -> int:
@@ -311,7 +305,11 @@ def _zero_missing(features: Features, present: Mask) -> tf.Tensor:
     return tf.constant(np.where(present[:, None], features, 0).astype(np.float32))
 
 
-def _recall(similarity: Float32, answers: Mask, k: int) -> float:
+def recall_at(similarity: Float32, answers: Mask, k: int) -> float:
+    """Average the share of its right answers, or of k where there are more, that each query has among the k nearest.
+
+    similarity: float32[Q, N]; answers: bool[Q, N], at least one a query.
+    """
     k = min(k, similarity.shape[1])
     nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
     hits = np.take_along_axis(answers, nearest, axis=1).sum(axis=1)

@@ -6,7 +6,7 @@ is the text tower's feature of a title, or of a phrase made from columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,6 +59,7 @@ class ArrayTrainingData:
     features: by modality ("picture", "text"), float16 or float32[N, V, D], V views of each item, of which a batch has
     one; present: by modality, bool[N].
     queries: the text tower's features of distinct titles and phrases, [U, D].
+    query_texts: what they are features of, where it is needed.
     title_ids: int[N, W], the queries that are a product's title and views of it, -1 where it has none.
     product_phrases: int[N, k], the queries that are phrases fitting a product, filled up with -1.
     validation_rows: bool[N], the products held out; index_views: by modality, over how many views, from the first,
@@ -73,6 +74,7 @@ class ArrayTrainingData:
     title_ids: Ids
     product_phrases: Ids
     validation_rows: Mask
+    query_texts: Sequence[str] = ()
     index_views: Mapping[str, int] = field(default_factory=dict)
     batch_rows: int = 512
     phrase_share: float = 0.4
@@ -102,12 +104,16 @@ class ArrayTrainingData:
 
     def validation(self) -> TrainingBatch:
         """Give the products held out, `max_validation` of them at most, each with its title and two phrases."""
+        return self.batch(*self.validation_sample(), None)
+
+    def validation_sample(self) -> tuple[Ids, Ids]:
+        """Draw the rows of the products held out, sorted, and the queries for them."""
         rng = np.random.default_rng((self.seed, 0xFFFFFFFF))
         rows = np.flatnonzero(self.validation_rows)
         if len(rows) > self.max_validation:
             rows = np.sort(rng.choice(rows, self.max_validation, replace=False))
         titles, phrases = self.title_ids[rows, 0], _draw(self.product_phrases[rows], 2, rng)
-        return self._batch(rows, np.concatenate([titles[titles >= 0], phrases]), None)
+        return rows, np.concatenate([titles[titles >= 0], phrases])
 
     def _shuffled_rows(self, rng: np.random.Generator) -> Iterator[Ids]:
         starts = rng.permutation(np.arange(0, len(self.title_ids), _RUN_ROWS))
@@ -118,14 +124,18 @@ class ArrayTrainingData:
             yield rng.permutation(rows[~self.validation_rows[rows]])
 
     def _train_batch(self, rows: Ids, rng: np.random.Generator) -> TrainingBatch:
+        return self.batch(rows, self.ask(rows, rng), rng)
+
+    def ask(self, rows: Ids, rng: np.random.Generator) -> Ids:
+        """Draw the queries of a training batch: titles, or phrases."""
         titles, phrases = _draw(self.title_ids[rows], 1, rng), self.product_phrases[rows]
         asks_phrases = rng.random() < self.phrase_share
         if (asks_phrases and (phrases >= 0).any()) or not len(titles):
-            return self._batch(rows, _draw(phrases, self.phrases_per_product, rng), rng)
-        return self._batch(rows, titles, rng)
+            return _draw(phrases, self.phrases_per_product, rng)
+        return titles
 
-    def _batch(self, rows: Ids, queries: Ids, rng: np.random.Generator | None) -> TrainingBatch:
-        """Make a batch of one drawn view of each product, or of the mean that the index has."""
+    def batch(self, rows: Ids, queries: Ids, rng: np.random.Generator | None) -> TrainingBatch:
+        """Make a batch of one drawn view of each product, or of the mean that the index has; rows and queries are sorted."""
         rows, asked = np.sort(rows), np.unique(queries)
         ids = np.concatenate([self.title_ids[rows], self.product_phrases[rows]], axis=1)
         answers = np.zeros((len(asked), len(rows)), np.bool_)

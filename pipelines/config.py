@@ -88,8 +88,8 @@ class Config:
 
     picture_tower: str = setting(
         "package:efficientnet-lite0",
-        "tower for pictures of a bundle that is trained: package:, keras:, keras-hub:, hf:, saved-model: or tflite:...; several "
-        "with commas between them stand side by side; '' for none",
+        "tower for pictures of a bundle that is trained: package:, keras:, keras-hub:, hf:, saved-model:, tflite: or compact:...;"
+        " several with commas between them stand side by side; '' for none",
     )
     text_tower: str = setting(
         "package:use-multilingual",
@@ -138,6 +138,12 @@ class Config:
     )
     max_training_products: int = setting(200_000, "products that heads are trained on, at most")
     max_phrases: int = setting(20_000, "distinct phrases encoded for training, at most")
+    fine_tune: Mapping[str, str] = setting(
+        {}, "train the last N layers of a tower further before the heads: picture=4 (default: none; everything is then encoded "
+        "again)"
+    )  # fmt: skip
+    fine_tune_steps: int = setting(0, "steps of a tower's training, at most (0: 600, from scratch 3000)")
+    fine_tune_minutes: float | None = setting(None, "minutes of a tower's training, at most (default: any)")
     epochs: int = setting(0, "epochs of training, at most (0: as many as pay)")
     loss: Literal["contrastive", "sigmoid"] = setting("contrastive", "what heads are trained by")
     ranking: Literal["cosine", "attention"] = setting(
@@ -176,7 +182,8 @@ PREVIEW_SETTINGS = (
 IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
     "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "phrase_languages",
-    "words", "max_training_products", "max_phrases", "epochs", "loss", "ranking", "remove_gap", "group", "tensorboard", "holdout",
+    "words", "max_training_products", "max_phrases", "fine_tune", "fine_tune_steps", "fine_tune_minutes", "epochs", "loss",
+    "ranking", "remove_gap", "group", "tensorboard", "holdout",
 )  # fmt: skip
 
 
@@ -296,7 +303,8 @@ def check(config: Config) -> Config:
     """
     least = {"max_pictures": 1, "max_reviews": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
              "max_index_bytes": 1, "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
-             "epochs": 0, "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
+             "epochs": 0, "fine_tune_steps": 0, "fine_tune_minutes": 0,
+             "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
     for name, minimum in least.items():
         value = getattr(config, name)
         if value is not None and value < minimum:
@@ -320,7 +328,22 @@ def check(config: Config) -> Config:
         if name not in LANGUAGES:
             raise ConfigError(f"--cross-language names '{name}'; it may be {', '.join(LANGUAGES)}")
     phrase_languages(config)
+    fine_tuned_layers(config)
     return config
+
+
+def fine_tuned_layers(config: Config) -> dict[str, int]:
+    """Return how many of a tower's last layers are trained further, by modality.
+
+    Raises:
+        ConfigError: an unknown modality, or what is no number of at least 0.
+    """
+    for name, text in config.fine_tune.items():
+        if name not in MODALITIES:
+            raise ConfigError(f"--fine-tune names the modality '{name}'; it may be {', '.join(MODALITIES)}")
+        if not text.isdecimal():
+            raise ConfigError(f"--fine-tune {name}={text} is not a number of layers")
+    return {name: int(text) for name, text in config.fine_tune.items()}
 
 
 def phrase_languages(config: Config) -> dict[str, float]:

@@ -115,7 +115,7 @@ def open_job(
 
     Args:
         config: settings.
-        kind: "run" or "train".
+        kind: "run", "train" or "fine-tune".
         towers: modality -> (folder, specification).
         views: modality -> what views its features are made of.
         bundle: folder of the bundle, None in training.
@@ -129,7 +129,7 @@ def open_job(
     shards, schema = open_catalogue(config)
     withdrawn = withdrawn_ids(Index(config.index))
     spaces = {m: Space.of(spec, views[m], m) for m, (_, spec) in towers.items() if _has(schema, m)}
-    settings = {name: getattr(config, name) for name in _PLANNED}
+    settings = {name: getattr(config, name) for name in PLANNED}
     if REVIEWS in spaces:
         settings["max_reviews"] = config.max_reviews
     else:
@@ -156,7 +156,7 @@ def open_job(
 
 
 # The settings whose change makes another run; the others only say when to stop.
-_PLANNED = ("format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "limit", "unit_items",
+PLANNED = ("format", "column", "text", "keep", "allow_root", "max_pictures", "max_pixels", "strict", "limit", "unit_items",
             "metric", "trees", "max_index_bytes", "max_items_per_shard", "seed")  # fmt: skip
 
 
@@ -185,6 +185,6 @@ def finish_run(index: Index, run: Run) -> None:
     """Delete what only the stages of a run needed, and say that it is over; killed meanwhile, the next one goes on with it."""
     for pile in piles_of(index, read_json(run.plan)["spaces"].values(), run.id):
         pile.remove()
-    for name in ("ingest", "work", "queries", "statistics"):
+    for name in ("ingest", "work", "queries", "statistics", "fine-tune"):
         storage.remove_folder(run.file(name))
     write_json(run.finished, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -4,6 +4,8 @@ CURRENT                                   id of the published version
 WITHDRAWN                                 products that no answer holds
 index.json                                how many partitions there are
 bundles/<hash>/                           towers, heads and fusion the index was made with
+towers/<modality>-<digest>/                a tower that training was asked for, as it was built
+towers/trained-<key>/                     towers that a training made, and training.json
 features/<space>/space.json               what the features of the space depend on
 features/<space>/units/<run>/<unit>       features one unit of work gave
 features/<space>/parts/<partition>/       the same features in their place: deltas of runs, and bases that prune made of them
@@ -37,6 +39,8 @@ VECTOR, CONTENT = "vector", "content"
 KEY_BYTES = 16
 # The reason of products that are rejected because they are withdrawn; limits do not count them.
 WITHDRAWN = "withdrawn"
+# Folders of trained towers, and what is written to each last: which towers it holds, and figures of their training.
+TRAINED, TRAINING_FILE = "trained-", "training.json"
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -139,8 +143,12 @@ class Index:
 
     @property
     def towers(self) -> str:
-        """Folder of towers built for training, each named by its specification."""
+        """Folder of towers built for training, each named by its specification, and of trained ones."""
         return storage.join(self.root, "towers")
+
+    def trained(self, key: str) -> str:
+        """Folder of the towers that one training made, which depend on what is hashed to `key`."""
+        return storage.join(self.towers, f"{TRAINED}{key[:16]}")
 
     @property
     def features(self) -> str:

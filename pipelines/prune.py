@@ -23,8 +23,8 @@ from encoders.bundle import BUNDLE_FILE
 from pipelines import storage
 from pipelines.collect import COLLECTED
 from pipelines.compaction import BASE, Compact, CompactSettings, Reader, superseded, survey
-from pipelines.layout import Index, partition_named, read_json
-from pipelines.retention import Kept, Rule, decide, newest
+from pipelines.layout import TRAINED, TRAINING_FILE, Index, partition_named, read_json
+from pipelines.retention import Kept, Rule, decide, newest, towers_of_bundle
 from pipelines.rewrite import count_in_files, markers_of, rewrite_version
 from pipelines.runner import run_pipeline
 from pipelines.storage import FileInfo
@@ -128,6 +128,7 @@ def prune(
         folder = storage.join(index.bundles, name)
         if name not in named and rule.over(newest(folder)):
             pruned.delete_folder("bundles", folder, BUNDLE_FILE)
+    _prune_towers(index, named, rule, pruned)
     if pruned.did_something and not dry_run:
         _log.info("prune: %d versions, %d files, %s bytes deleted", len(pruned.versions), pruned.files.total(),
                   f"{pruned.bytes.total():,}")  # fmt: skip
@@ -239,3 +240,14 @@ def _prune_pictures(index: Index, rule: Rule, pruned: Pruned) -> None:
             run = info.path.rpartition("/")[2]
             if all(latest.get(cut.name, "") > run for cut in part.cut(bits)):
                 pruned.delete("pictures", [info])
+
+
+def _prune_towers(index: Index, bundles: Iterable[str], rule: Rule, pruned: Pruned) -> None:
+    """Delete trained towers of which no bundle that stays has one; bundles have copies of theirs."""
+    kept = {weights_hash[:16] for bundle in bundles for weights_hash in towers_of_bundle(index, bundle)}
+    for name in storage.folder_names(index.towers):
+        folder = storage.join(index.towers, name)
+        if name.startswith(TRAINED) and rule.over(newest(folder)):
+            hashes = {tower.rpartition("-")[2] for tower in storage.folder_names(folder)}
+            if not hashes & kept:
+                pruned.delete_folder("towers", folder, TRAINING_FILE)

@@ -80,6 +80,15 @@ class Kept:
         return named if own is None else named | {own.rpartition("/")[2]}
 
 
+def towers_of_bundle(index: Index, bundle: str) -> set[str]:
+    """Give the hashes of the weights of a bundle's towers; none where the bundle is not there or cannot be read."""
+    try:
+        content = read_json(storage.join(index.bundles, bundle, BUNDLE_FILE))
+        return {TowerSpec.from_json(json.dumps(spec)).weights_hash for spec in content["towers"].values()}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def spaces_of_bundle(index: Index, bundle: str) -> set[str]:
     """Name the spaces of a bundle's features; none where the bundle is not there or cannot be read."""
     try:

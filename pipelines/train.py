@@ -28,6 +28,7 @@ from encoders.training_data import ArrayTrainingData, TrainingData
 from pipelines import stages, storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
+from pipelines.fine_tune import train_given_towers, trained_layers
 from pipelines.job import finish_run, open_job
 from pipelines.layout import Index
 from pipelines.statistics import find_settings, fit_statistics
@@ -68,7 +69,9 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         The bundle, at `config.bundle` where that is given, else in the index.
     """
     shop_words(config)  # as everything that is refused: before anything is built or encoded
-    views, towers = index_views(config), ensure_towers(config)
+    trained_layers(config)
+    views = index_views(config)
+    towers, tuned = train_given_towers(config, ensure_towers(config), tuple(flags))
     job = open_job(config, "train", towers, training_views(config), None, None, flags)
     group_column(job.schema.kept.names, config)
     find_settings(job.schema, config)  # what they refuse is refused before anything is encoded
@@ -88,6 +91,8 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         chosen = _choose(config, trained, heads, data)
         told = {"remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
         figures = {**trained.figures, **sizes, **told}
+        if tuned:
+            figures["towers"] = tuned
         ranked = _rank(config, heads, chosen.fusion, data) if config.ranking == "attention" else None
         if ranked is not None:
             figures["ranking"] = ranked.figures

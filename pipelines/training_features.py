@@ -274,6 +274,7 @@ def training_data(job: Job, products: Products, folder: Path) -> tuple[ArrayTrai
         features=features,
         present=present,
         queries=encoded,
+        query_texts=texts,
         title_ids=title_ids,
         product_phrases=fits,
         validation_rows=split_validation(products),

@@ -91,13 +91,13 @@ def test_texts_get_the_vectors_of_the_original(golden: Path) -> None:
 def test_siglips_texts_get_the_vectors_of_the_original_whatever_stands_in_the_padding(golden: Path) -> None:
     expected = np.load(golden / "siglip" / "expected.npz")
     ids = expected["input_ids"].astype(np.int32)
-    features = clip.siglip_text_features(clip.read_side(Folder.open(str(golden / "siglip")), "text"), 1, begun=False)
+    _, features = clip.siglip_text_features(clip.read_side(Folder.open(str(golden / "siglip")), "text"), 1, begun=False)
     whole = np.full(len(ids), 16, np.int32)
     assert least_cosine(features(tf.constant(ids), tf.constant(whole)).numpy(), expected["text"]) > 0.999999
     short = features(tf.constant(ids[:, :5]), tf.constant(whole * 0 + 4)).numpy()
     filled = np.where(np.arange(16) < 4, ids, 1)
     np.testing.assert_allclose(short, features(tf.constant(filled), tf.constant(whole)).numpy(), atol=1e-6)
-    begun = clip.siglip_text_features(clip.read_side(Folder.open(str(golden / "siglip")), "text"), 1, begun=True)
+    _, begun = clip.siglip_text_features(clip.read_side(Folder.open(str(golden / "siglip")), "text"), 1, begun=True)
     later = np.concatenate([np.full((len(ids), 1), 7, np.int32), ids], 1)
     np.testing.assert_allclose(
         begun(tf.constant(later), tf.constant(whole + 1)).numpy(), features(tf.constant(ids), tf.constant(whole)).numpy(),
@@ -173,7 +173,7 @@ def test_the_layout_of_open_clip_gives_the_same_vectors(name: str, golden: Path,
     pixels = decoded(golden, network.side, network.decoding)
     assert least_cosine(network.features(tf.constant(pixels)).numpy(), expected["image"]) > 0.99999
     side = clip.read_side(Folder.open(str(tmp_path)), "text")
-    features = clip.siglip_text_features(side, 1, begun=False) if siglip else clip.clip_text_features(side)
+    _, features = clip.siglip_text_features(side, 1, begun=False) if siglip else clip.clip_text_features(side)
     ids = expected["input_ids"].astype(np.int32)
     lengths = np.full(len(ids), 16) if siglip else expected["attention_mask"].sum(1)
     found = features(tf.constant(ids), tf.constant(lengths.astype(np.int32))).numpy()
