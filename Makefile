@@ -11,7 +11,7 @@ setup:
 	@./run_local.sh --setup-only
 
 test: setup
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-harm: setup
 	$(PYTHON) -m pytest -m "harm or not harm" -s $(PYTEST_ARGS) tests/test_harm_*.py tests/test_prune.py
