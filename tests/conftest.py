@@ -19,6 +19,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.pop("COLUMNS", None)  # which pytest-xdist sets: what the command prints would be folded
 
 if TYPE_CHECKING:
     from encoders.heads import Head
