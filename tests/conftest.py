@@ -217,6 +217,16 @@ def unpublished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def five_nights(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
+    """Make a shop and its index of five nights, of which nothing has been pruned."""
+    from night_maker import write_nights
+
+    folder = tmp_path_factory.mktemp("nights")
+    write_nights(folder, tiny_bundle, 5)
+    return folder
+
+
 @pytest.fixture
 def config(tmp_path: Path, tiny_bundle: Path) -> MakeConfig:
     """Return a function that makes the configuration of a run below the test's own folder."""
