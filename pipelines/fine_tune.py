@@ -27,16 +27,14 @@ from encoders.tower_trainer import TowerTrainingSettings
 from encoders.tower_training import train_towers
 from encoders.training import TrainingSettings, train_heads
 from encoders.training_data import ArrayTrainingData, Ids
-from pipelines import ranges, stages, storage
+from pipelines import ranges, storage
 from pipelines.bundles import localise, upload
 from pipelines.config import TRAINING_SETTINGS, Config, ConfigError, fine_tuned_layers, fingerprint
-from pipelines.job import PLANNED, Job, finish_run, open_catalogue, open_job
+from pipelines.job import PLANNED, Job, finish_run, open_catalogue
 from pipelines.layout import ORDER, TRAINING_FILE, Index, read_json, write_json
-from pipelines.statistics import find_settings
-from pipelines.training_features import Products, group_column, read_products, training_data
+from pipelines.training_features import Products, encode_products, training_data
 from pipelines.training_pictures import TrainingPictures
 from pipelines.training_watch import watch_training
-from pipelines.views import training_views
 from pipelines.withdraw import withdrawn_ids
 from transforms.views import PictureOperations, PictureViews
 
@@ -132,12 +130,7 @@ def _train(
         wanted, there = layers[modality] or 0, len(network.layers)
         if wanted > there:
             raise ConfigError(f"--fine-tune {modality}={wanted}: the tower has {there} layers that can be trained")
-    job = open_job(config, "fine-tune", known, training_views(config), None, None, flags)
-    group_column(job.schema.kept.names, config)
-    find_settings(job.schema, config)  # what they refuse is refused before anything is encoded
-    for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
-        stage(job)
-    products = read_products(job)
+    job, products = encode_products(config, "fine-tune", known, flags)
     with tempfile.TemporaryDirectory() as temporary:
         data, _ = training_data(job, products, Path(temporary))
         if "text" in layers and not len(data.queries):

@@ -31,6 +31,20 @@ class PathError(ValueError):
         self.reason = reason
 
 
+def read_named(paths: Iterable[str], shard: str, roots: Iterable[str]) -> list[bytes]:
+    """Return the contents of pictures that a row of `shard` names, for looking at: those that cannot be read are left out.
+
+    What a run does with these, it rejects with its reason.
+    """
+    contents = []
+    for path in paths:
+        try:
+            contents.append(read(resolve(path, shard, roots)))
+        except PathError:
+            continue
+    return contents
+
+
 def catalogue_roots(shards: Iterable[str]) -> tuple[str, ...]:
     """Return the folders that hold the shards: what pictures may be read from unless the user says otherwise."""
     return tuple(sorted({shard.rpartition("/")[0] or ("/" if shard.startswith("/") else ".") for shard in shards}))

@@ -85,11 +85,7 @@ def _find(
 def _decoded(config: Config, shard: Shard, batch: pa.RecordBatch, row: int, side: int) -> Iterator[tuple[bytes, np.ndarray]]:
     roots = config.allow_root or pictures.catalogue_roots([shard.uri])
     contents: list[bytes] = list(batch["picture_bytes"][row].as_py() or ())
-    for path in batch["picture_paths"][row].as_py() or ():
-        try:
-            contents.append(pictures.read(pictures.resolve(path, shard.uri, roots)))
-        except pictures.PathError:
-            continue
+    contents += pictures.read_named(batch["picture_paths"][row].as_py() or (), shard.uri, roots)
     for data in contents:
         try:
             yield content_hash(data), decode_picture(data, side, config.max_pixels)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import pictures, ranges, storage
@@ -117,12 +116,4 @@ def _named(
             for batch in read_piece(piece, schema):
                 for place, row in enumerate(batch["row"].to_pylist()):
                     if row in rows:
-                        yield row, list(_contents(batch["picture_paths"][place], shard, roots))
-
-
-def _contents(paths: pa.Scalar, shard: Shard, roots: Sequence[str]) -> Iterator[bytes]:
-    for path in paths.as_py() or ():
-        try:
-            yield pictures.read(pictures.resolve(path, shard.uri, roots))
-        except pictures.PathError:
-            continue
+                        yield row, pictures.read_named(batch["picture_paths"][place].as_py() or (), shard.uri, roots)

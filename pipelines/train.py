@@ -25,16 +25,16 @@ from encoders.selection import ChosenFusion, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainedHeads, TrainingSettings, remove_gaps, train_heads
 from encoders.training_data import ArrayTrainingData, TrainingData
-from pipelines import stages, storage
+from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
 from pipelines.fine_tune import train_given_towers, trained_layers
-from pipelines.job import finish_run, open_job
+from pipelines.job import finish_run
 from pipelines.layout import Index
-from pipelines.statistics import find_settings, fit_statistics
-from pipelines.training_features import group_column, read_products, shop_words, training_data
+from pipelines.statistics import fit_statistics
+from pipelines.training_features import encode_products, shop_words, training_data
 from pipelines.training_watch import watch_training
-from pipelines.views import index_views, training_views
+from pipelines.views import index_views
 
 _log = logging.getLogger(__name__)
 
@@ -72,12 +72,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     trained_layers(config)
     views = index_views(config)
     towers, tuned = train_given_towers(config, ensure_towers(config), tuple(flags))
-    job = open_job(config, "train", towers, training_views(config), None, None, flags)
-    group_column(job.schema.kept.names, config)
-    find_settings(job.schema, config)  # what they refuse is refused before anything is encoded
-    for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
-        stage(job)
-    products = read_products(job)
+    job, products = encode_products(config, "train", towers, flags)
     used = {modality: towers[modality] for modality in job.spaces}
     settings = TrainingSettings(
         dimension=config.dimension, seed=config.seed, epochs=config.epochs or None, loss=config.loss,

@@ -6,7 +6,7 @@ The products are the first of the one order, which is a random sample; features 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,17 +15,19 @@ import numpy as np
 import pyarrow as pa
 
 from encoders.pooling import Views
+from encoders.tower_spec import TowerSpec
 from encoders.training_data import ArrayTrainingData
-from pipelines import ranges, storage
+from pipelines import ranges, stages, storage
 from pipelines.config import Config, ConfigError, phrase_languages
 from pipelines.encode import Encode, EncodeSettings
 from pipelines.features import FeatureReader, Space, stored
 from pipelines.ingest import COLUMNS
-from pipelines.job import Job
+from pipelines.job import Job, open_job
 from pipelines.layout import KEY, KEY_BYTES, ORDER, PRODUCT_ID, order_of, write_json
 from pipelines.plan import unit_id
 from pipelines.runner import run_pipeline
-from pipelines.views import index_views, text_maker
+from pipelines.statistics import find_settings
+from pipelines.views import index_views, text_maker, training_views
 from transforms.phrases import find_roles, phrases_of, pool_phrases, product_attributes
 from transforms.shop_words import ShopWords
 from transforms.text import clean_text
@@ -66,6 +68,22 @@ def shop_words(config: Config) -> ShopWords:
         return ShopWords.load(config.words)
     except ValueError as error:
         raise ConfigError(f"--words: {error}") from error
+
+
+def encode_products(
+    config: Config, kind: str, towers: Mapping[str, tuple[str, TowerSpec]], flags: Iterable[str]
+) -> tuple[Job, Products]:
+    """Bring the catalogue's features into the store, those of the views that training asks for; return the products, too.
+
+    Raises:
+        ConfigError: the catalogue has not the columns that training is told to use; nothing has been encoded then.
+    """
+    job = open_job(config, kind, towers, training_views(config), None, None, flags)
+    group_column(job.schema.kept.names, config)
+    find_settings(job.schema, config)
+    for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
+        stage(job)
+    return job, read_products(job)
 
 
 def read_products(job: Job) -> Products:
