@@ -29,6 +29,7 @@ from pipelines import pictures, storage
 MOST_BYTES, MOST_ROWS = 256 << 20, 1_000_000
 COLUMNS = ("query_id", "text", "image", "product_id", "relevance")
 _FORMATS = ("csv", "tsv", "jsonl", "parquet")
+_REMEDY = "map another name by --column NAME=COLUMN, of a run by --evaluation-column NAME=COLUMN"
 
 
 class LabelledQueriesError(ValueError):
@@ -106,9 +107,9 @@ def read_labelled_queries(path: str, columns: Mapping[str, str] | None = None) -
             raise LabelledQueriesError(f"{path} has no column '{sources[name]}', which {name} is mapped to (columns: {shown})")
     known = [name for name in COLUMNS if sources[name] in table.column_names]
     if "product_id" not in known:
-        raise LabelledQueriesError(f"{path} has no column 'product_id' (columns: {shown})")
+        raise LabelledQueriesError(f"{path} has no column 'product_id' (columns: {shown}): {_REMEDY}")
     if not {"text", "image"} & set(known):
-        raise LabelledQueriesError(f"{path} has neither a column 'text' nor 'image' (columns: {shown})")
+        raise LabelledQueriesError(f"{path} has neither a column 'text' nor 'image' (columns: {shown}): {_REMEDY}")
     queries = _group(path, table.select([sources[name] for name in known]).rename_columns(known).to_pylist())
     if not queries:
         raise LabelledQueriesError(f"{path} has no query: none of its {table.num_rows:,} rows says that a product is right")
