@@ -8,7 +8,8 @@ A fifth of the products, by the hash of their ids, is held out of training (`tra
 answered among those alone. `sample` asks "<colour> <type>" in English and Chinese and counts how many of the first
 ten answers (or of as many as exist) have both, also with raw 16 x 16 pixels in place of the picture tower.
 `fashion` asks titles (recall@k; equal titles are all right answers) and "<colour> <sex> <kind>" in six
-languages (nDCG@10), each said once, by the usual words of the shop-word table. `ranking` ranks the answers to these titles
+languages (nDCG@10), each said once, by the usual words of the shop-word table: by the vectors of pictures alone, by the fused
+ones, and by all products ranked with the weights that training chose for texts, as a search ranks its candidates. `ranking` ranks the answers to these titles
 and phrases, and to the pictures of products that they find, both, and such products, by cosine and by attention.
 """
 
@@ -96,9 +97,15 @@ class Unseen:
         return np.array([value or "" for value in self.table[name].to_pylist()])
 
     def scores(self, queries: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return the similarity of queries with all products, by picture alone and fused."""
+        """Return the similarity of queries with all products: by picture alone, fused, and by the weights that rank texts."""
         asked = apply_head(self.bundle.heads["text"], self.text_tower.encode(queries))
-        return {"picture": asked @ self.picture.T, "fused": self.bundle.fusion.query({"text": asked}, {}) @ self.fused.T}
+        found = {"picture": asked @ self.picture.T, "fused": self.bundle.fusion.query({"text": asked}, {}) @ self.fused.T}
+        ranking = self.bundle.fusion.for_query("text")
+        if ranking is None:
+            return found | {"ranked": found["fused"]}
+        there = {"picture": self.picture.any(axis=1), "text": self.text.any(axis=1)}
+        ranked = ranking.fuse({"picture": self.picture, "text": self.text}, there)
+        return found | {"ranked": ranking.query({"text": asked}, {}) @ ranked.T}
 
 
 def precision_at_10(scores: np.ndarray, relevant: np.ndarray) -> float:
@@ -220,8 +227,9 @@ def ask(roles: Sequence[str], values: Sequence[str], language: str, words: ShopW
 
 
 def show(language: str, measure: Callable[[np.ndarray], float], scores: dict[str, np.ndarray]) -> None:
-    """Print a figure for a language, by picture alone and fused."""
-    print(f"    {language}: picture alone {measure(scores['picture']):.3f}, fused {measure(scores['fused']):.3f}", flush=True)
+    """Print a figure for a language: by picture alone, fused, and as a search ranks texts."""
+    named = {"picture": "picture alone", "fused": "fused", "ranked": "ranked as texts"}
+    print(f"    {language}: " + ", ".join(f"{shown} {measure(scores[name]):.3f}" for name, shown in named.items()), flush=True)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ similarity with what is wanted, less a share of that with what is not. `docs/loo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
@@ -35,6 +35,15 @@ class Minus(TypedDict, total=False):
     text: str | Sequence[str]
     image: Picture | Sequence[Picture]
     product_id: str | Sequence[str]
+
+
+def kind_of(asked_by: Iterable[str]) -> QueryKind | None:
+    """Name the kind of a query by "text", "picture" or "product_id", or by several of them; None for other mixtures."""
+    kinds: dict[frozenset[str], QueryKind] = {
+        frozenset({"text"}): "text", frozenset({"picture"}): "picture", frozenset({"text", "picture"}): "text_picture",
+        frozenset({"product_id"}): "product",
+    }  # fmt: skip
+    return kinds.get(frozenset(asked_by))
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,10 @@ class Query:
 
     @property
     def kind(self) -> QueryKind | None:
-        """Name the kind of query that attention can rank; None where it can rank none like this."""
+        """Name the kind of query, for which a version may have a ranking of its own; None where it has none for such a query."""
         if self.vector is not None or self.weights is not None or self.unwanted.given:
             return None
-        kinds: dict[tuple[str, ...], QueryKind] = {
-            ("text",): "text", ("image",): "picture", ("text", "image"): "text_picture", ("product_id",): "product"
-        }  # fmt: skip
-        return kinds.get(tuple(self.wanted.given))
+        return kind_of("picture" if name == "image" else name for name in self.wanted.given)
 
     @staticmethod
     def of(
@@ -162,6 +168,27 @@ class Side:
         if len(self.items):
             parts.append(mean_of(products))
         return mean_of(np.stack(parts)) if parts else None
+
+
+NOTHING = Side({}, np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query whose words are encoded.
+
+    Attributes:
+        wanted: what answers are to be like.
+        unwanted: what they are not to be like.
+        vector, weights, ranking, kind: as those of `Query`.
+    """
+
+    wanted: Side
+    unwanted: Side = NOTHING
+    vector: npt.ArrayLike | None = None
+    weights: Mapping[str, float] | None = None
+    ranking: Ranking | None = None
+    kind: QueryKind | None = None
 
 
 def compose(wanted: Float32 | None, unwanted: Float32 | None) -> Float32:

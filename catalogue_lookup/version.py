@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from catalogue_lookup import manifest as layout
 from catalogue_lookup.attention import query_vectors, rank_by_attention
-from catalogue_lookup.composition import Inputs, Query, Side, compose
+from catalogue_lookup.composition import Asked, Inputs, Query, Side, compose, kind_of
 from catalogue_lookup.items import Items
 from catalogue_lookup.manifest import Manifest
 from catalogue_lookup.modality_vectors import ModalityVectors
@@ -28,7 +28,7 @@ Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Found = tuple[npt.NDArray[np.int64], Float32]
 
-# Candidates an answer that are ranked anew where a query brings weights of its own: docs/lookup.md has what it reaches.
+# Candidates an answer that are ranked anew by other weights than the index was fused with: docs/lookup.md has what it reaches.
 CANDIDATES = 10
 
 
@@ -68,6 +68,15 @@ class _OnSale:
     withdrawn: Withdrawn
     mask: Mask | None
     items: int
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What is searched: the items on sale that fit a filter, None for all, and how many nodes of each file are looked at."""
+
+    on_sale: _OnSale
+    where: str | None
+    search_k: int
 
 
 class OpenVersion:
@@ -179,33 +188,51 @@ class OpenVersion:
         on_sale = self._on_sale
         wanted, unwanted = (self._encoded(side, on_sale.withdrawn) for side in (query.wanted, query.unwanted))
         own = {*wanted.items.tolist(), *unwanted.items.tolist()}
-        nodes, count = search_k or self.manifest.search_k, k + len(own)
-        if query.vector is not None:
-            items, scores = self._nearest(self._checked(query.vector), count, where, nodes, on_sale)
-        elif query.weights is None:
-            # Only the bundle has what attention weighs words by; products need no bundle.
-            words = wanted.words or unwanted.words
-            fusion = self.encoder().bundle.fusion if words else self._modality_vectors.fusion
-            asked = compose(*(side.vector(fusion, self._vectors(side.items)) for side in (wanted, unwanted)))
-            ranker = self._ranker_of(query)
-            items, scores = self._nearest(asked, candidates_for(count) if ranker else count, where, nodes, on_sale)
-            if ranker:
-                own_vectors = query_vectors(wanted, self._modality_vectors)
-                items, scores = rank_by_attention(
-                    ranker, own_vectors, asked, items, self._vectors(items), self._modality_vectors, count
-                )
-        else:
-            fusion = self._fusion_of(query.weights)
-            asked = compose(*(self._weighted(side, fusion) for side in (wanted, unwanted)))
-            carried = self._modality_vectors.fusion.carry(asked[None], fusion)[0]
-            items, _ = self._nearest(carried, CANDIDATES * count, where, nodes, on_sale)
-            items, scores = self._ranked(asked, fusion, items, count)
+        asked = Asked(wanted, unwanted, query.vector, query.weights, query.ranking, query.kind)
+        items, scores = self._found(asked, k + len(own), _Scope(on_sale, where, search_k or self.manifest.search_k))
         hits = [(item, score) for item, score in zip(items.tolist(), scores.tolist(), strict=True) if item not in own][:k]
         rows = [self._items.row(item) for item, _ in hits]
         return [
             Hit(rank, row.pop(layout.PRODUCT_ID), score, row)
             for rank, (row, (_, score)) in enumerate(zip(rows, hits, strict=True), 1)
         ]
+
+    def items_for(self, words: Mapping[str, Float32], k: int) -> npt.NDArray[np.int64]:
+        """Return the items that `search` answers with to a query of encoded words, float32[d] a modality, the closest first.
+
+        Withdrawn products count as any other.
+        """
+        side = Side(words, np.zeros(0, np.int64))
+        scope = _Scope(_OnSale({}, None, len(self)), None, self.manifest.search_k)
+        return self._found(Asked(side, kind=kind_of(words)), k, scope)[0]
+
+    def _found(self, asked: Asked, count: int, scope: _Scope) -> Found:
+        """Return the closest items to a query, and their scores."""
+        if asked.vector is not None:
+            return self._nearest(self._checked(asked.vector), count, scope)
+        if asked.weights is not None:
+            return self._found_by_weights(asked, asked.weights, count, scope)
+        # Only the bundle has what attention weighs words by; products need no bundle.
+        words = asked.wanted.words or asked.unwanted.words
+        fusion = self.encoder().bundle.fusion if words else self._modality_vectors.fusion
+        vector = compose(*(side.vector(fusion, self._vectors(side.items)) for side in (asked.wanted, asked.unwanted)))
+        if ranker := self._ranker_of(asked):
+            items, _ = self._nearest(vector, candidates_for(count), scope)
+            own = query_vectors(asked.wanted, self._modality_vectors)
+            return rank_by_attention(ranker, own, vector, items, self._vectors(items), self._modality_vectors, count)
+        if ranking := self._modality_vectors.fusion.for_query(asked.kind):
+            items, _ = self._nearest(vector, CANDIDATES * count, scope)
+            again = asked.wanted.vector(ranking, self._vectors(asked.wanted.items))
+            assert again is not None
+            return self._ranked(again, ranking, items, count)
+        return self._nearest(vector, count, scope)
+
+    def _found_by_weights(self, asked: Asked, weights: Mapping[str, float], count: int, scope: _Scope) -> Found:
+        fusion = self._fusion_of(weights)
+        vector = compose(*(self._weighted(side, fusion) for side in (asked.wanted, asked.unwanted)))
+        carried = self._modality_vectors.fusion.carry(vector[None], fusion)[0]
+        items, _ = self._nearest(carried, CANDIDATES * count, scope)
+        return self._ranked(vector, fusion, items, count)
 
     def _encoded(self, inputs: Inputs, withdrawn: Withdrawn) -> Side:
         """Encode what is asked by, and find its products, all of which have to be on sale and in the shards."""
@@ -229,7 +256,7 @@ class OpenVersion:
             vectors[inside] = shard.vectors(items[inside])
         return vectors
 
-    def _ranker_of(self, query: Query) -> Ranker | None:
+    def _ranker_of(self, query: Asked) -> Ranker | None:
         """Return what ranks the answers of a query by attention, None where cosine does."""
         if query.ranking == "cosine" or (query.ranking is None and query.kind not in self.manifest.ranking):
             return None
@@ -283,10 +310,11 @@ class OpenVersion:
             raise QueryError("the vector is zero or has values that are not finite: nothing is close to it")
         return checked
 
-    def _nearest(self, query: Float32, count: int, where: str | None, search_k: int, on_sale: _OnSale) -> Found:
+    def _nearest(self, query: Float32, count: int, scope: _Scope) -> Found:
         """Return the closest of the items on sale that fit a filter."""
-        if where is not None:
-            fits = self._items.matching(where)
+        on_sale, search_k = scope.on_sale, scope.search_k
+        if scope.where is not None:
+            fits = self._items.matching(scope.where)
             fits = fits if on_sale.mask is None else fits & on_sale.mask
             return self._nearest_matching(query, fits, count, search_k)
         if on_sale.mask is not None:

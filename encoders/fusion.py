@@ -26,6 +26,9 @@ their weight w, 0 <= w < 1, stands beside the unit vector z of any kind above, f
 So by cosine, dot product or Euclidean distance queries rank products as without structured features, and "like this
 one", which takes a product's own vector, ranks by both. w = 0 adds no dimension.
 
+A query by text, or by picture, may be ranked by other weights than the fusion's own (`for_query`): texts find more by products'
+texts, photos by their pictures. The fused vectors then give the candidates.
+
 Where every modality has a weight, a concatenation holds the vectors of all of them (`keeps`, `split`). So products can be
 fused anew by a concatenation with other weights, and a query of that one can be answered, nearly, by the old (`carry`).
 """
@@ -34,7 +37,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -47,6 +50,8 @@ Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 STRUCTURED = "structured"
+# Kinds of fusion that have a use for weights.
+WEIGHING: tuple[FusionKind, ...] = ("concatenation", "weighted_sum")
 
 
 class FusionError(ValueError):
@@ -63,12 +68,15 @@ class Fusion:
             features, below 1, is among them where it is above 0.
         structured_dimension: values of structured features; 0 where they have no weight.
         gate: what weighs the modalities of each product; of the kind attention, which has no use for other weights than 0.
+        query_weights: kind of query ("text", "picture") -> weights of the modalities that rank the candidates of such a query, of
+            fusions that weigh; one that is not named is ranked by the fused vectors.
     """
 
     kind: FusionKind
     weights: Mapping[str, float]
     structured_dimension: int = 0
     gate: Gate | None = None
+    query_weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(FusionKind):
@@ -87,6 +95,8 @@ class Fusion:
             raise FusionError(f"'{STRUCTURED}' has the fusion weight {structured}, but there are no such features")
         if structured:
             weights[STRUCTURED] = structured
+        if self.query_weights and self.kind not in WEIGHING:
+            raise FusionError(f"a fusion by {self.kind} has no weights, so queries have none of their own")
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "structured_dimension", self.structured_dimension if structured else 0)
 
@@ -105,6 +115,11 @@ class Fusion:
     def structured_weight(self) -> float:
         """Give the share of structured features."""
         return self.weights.get(STRUCTURED, 0.0)
+
+    def for_query(self, kind: str | None) -> Fusion | None:
+        """Return the fusion that ranks the candidates of a kind of query, None where this one does."""
+        weights = None if kind is None else self.query_weights.get(kind)
+        return None if weights is None else Fusion(self.kind, weights)
 
     def dimension(self, d: int) -> int:
         """Give the dimension of fused vectors where the shared space has d."""
@@ -247,13 +262,19 @@ class Fusion:
     def to_json(self) -> dict[str, Any]:
         """Give the settings but the gate as JSON values; the order of the weights is kept."""
         told: dict[str, Any] = {"kind": self.kind, "weights": dict(self.weights)}
-        return told | ({"structured_dimension": self.structured_dimension} if self.structured_dimension else {})
+        if self.structured_dimension:
+            told["structured_dimension"] = self.structured_dimension
+        if self.query_weights:
+            told["query_weights"] = {kind: dict(weights) for kind, weights in self.query_weights.items()}
+        return told
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], gate: Gate | None = None) -> Fusion:
         """Read what `to_json` gave, the gate apart; raises FusionError for what it could not have given."""
         try:
-            return cls(value["kind"], value["weights"], value.get("structured_dimension", 0), gate)
+            return cls(
+                value["kind"], value["weights"], value.get("structured_dimension", 0), gate, value.get("query_weights", {})
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise FusionError(f"fusion settings {dict(value)!r} need 'kind' and 'weights'") from error
 

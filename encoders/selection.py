@@ -1,4 +1,7 @@
-"""Fusion weights chosen on the validation products: those with which texts and photos find most among fused vectors."""
+"""Weights chosen on the validation products: those with which texts and photos find most.
+
+One set of weights fuses products' vectors, for all queries; others rank what a text, or a photo, finds among them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoders.fusion import Fusion
+from encoders.fusion import WEIGHING, Fusion
 from encoders.heads import Head, apply_head
 from encoders.training_data import LEAST_QUERIES, TrainingBatch
 
@@ -42,17 +45,21 @@ def choose_weights(
 ) -> ChosenFusion:
     """Try weights of two modalities in steps of a tenth and take those of the highest nDCG@10 of queries about a batch.
 
-    It is the mean of that of the batch's queries, which are texts, and of photos of its products: their pictures' features of
-    which a share `PHOTO_DROPOUT`, drawn by the seed, is set to the mean. Of equal weights those nearest to the fusion's own are
-    taken. Only kinds that weigh, of products with two modalities, are chosen for, where at least 100 texts are asked, and
-    not where the weights are `fixed`; otherwise the fusion stays.
+    The queries are those of the batch, which are texts, and photos of its products: their pictures' features of which a share
+    `PHOTO_DROPOUT`, drawn by the seed, is set to the mean. The fusion's weights are those with the highest mean of both. Texts,
+    and photos, are ranked by weights of their own, the best for them alone, where these are better by more than two standard
+    errors of the mean difference, of at least 100 queries. Of equal weights those nearest to the fusion's own are taken. Only
+    kinds that weigh, of products with two modalities, are chosen for, where at least 100 texts are asked, and not where the
+    weights are `fixed`; otherwise the fusion stays.
 
     Figures: `chosen`, `queries`, `photos`, the `weights` and the `ndcg@10` (None without texts) of the fusion that is returned,
-    and the `grid` of [weight of the first modality, nDCG@10 of texts, of photos (None where there are none)].
+    the `grid` of [weight of the first modality, nDCG@10 of texts, of photos (None where there are none)], and under
+    `query_weights`, for "text" and "picture", the `weights` with the `ndcg@10` that rank them, that of the `fused` vectors, and
+    the `error` of the difference.
     """
     asked = batch.answers.any(axis=1)
     figures: dict[str, Any] = {"chosen": False, "queries": int(asked.sum()), "photos": 0, "weights": dict(fusion.weights),
-                               "ndcg@10": None, "grid": []}  # fmt: skip
+                               "ndcg@10": None, "grid": [], "query_weights": {}}  # fmt: skip
     if not asked.any():
         return ChosenFusion(fusion, figures)
     products = {name: apply_head(head, _whole(batch, name)) for name, head in heads.items()}
@@ -64,25 +71,59 @@ def choose_weights(
         answers["picture"] = np.arange(len(batch.present["picture"])) == photographed[:, None]
         figures["photos"] = len(photographed)
 
-    def score(tried: Fusion) -> list[float]:
+    def score(tried: Fusion) -> dict[str, npt.NDArray[np.float64]]:
         fused = tried.fuse(products, batch.present).T
-        return [round(float(ndcg_at_10(tried.query({name: asked}, {}) @ fused, answers[name]).mean()), 6)
-                for name, asked in queries.items()]  # fmt: skip
+        return {name: ndcg_at_10(tried.query({name: asked}, {}) @ fused, answers[name]) for name, asked in queries.items()}
 
     names = fusion.modalities
-    weighs = fusion.kind in ("concatenation", "weighted_sum") and len(names) == 2 and not fixed
+    weighs = fusion.kind in WEIGHING and len(names) == 2 and not fixed
     if weighs and figures["queries"] >= LEAST_QUERIES and all(batch.present[name].any() for name in names):
+        found = {weight: score(_weighing(fusion, weight)) for weight in GRID}
+        grid = [[weight, *(_mean_of(scores, kind) for kind in ("text", "picture"))] for weight, scores in found.items()]
+        figures |= {"chosen": True, "grid": grid}
         own = fusion.weights[names[0]] / sum(fusion.weights[name] for name in names)
-        tried = {
-            weight: replace(fusion, weights=dict(zip(names, (weight, round(1 - weight, 1)), strict=True))) for weight in GRID
-        }
-        found = {weight: score(one) for weight, one in tried.items()}
-        best = max(found, key=lambda weight: (np.mean(found[weight]), -abs(weight - own)))
-        figures |= {"chosen": True, "grid": [[weight, *scores, *[None] * (2 - len(scores))] for weight, scores in found.items()]}
-        fusion, scores = tried[best], found[best]
+        best = _best({weight: _mean(scores) for weight, scores in found.items()}, own)
+        fusion, scores = _weighing(fusion, best), found[best]
+        figures["query_weights"] = _of_queries(fusion, found, best)
+        ranked = {kind: told["weights"] for kind, told in figures["query_weights"].items()}
+        fusion = replace(fusion, query_weights=ranked)
     else:
         scores = score(fusion)
-    return ChosenFusion(fusion, figures | {"weights": dict(fusion.weights), "ndcg@10": round(float(np.mean(scores)), 6)})
+    return ChosenFusion(fusion, figures | {"weights": dict(fusion.weights), "ndcg@10": _mean(scores)})
+
+
+def _weighing(fusion: Fusion, first: float) -> Fusion:
+    return replace(fusion, weights=dict(zip(fusion.modalities, (first, round(1 - first, 1)), strict=True)))
+
+
+def _mean_of(scores: Mapping[str, npt.NDArray[np.float64]], kind: str) -> float | None:
+    return round(float(scores[kind].mean()), 6) if kind in scores else None
+
+
+def _mean(scores: Mapping[str, npt.NDArray[np.float64]]) -> float:
+    """Return the mean of the means, each kind of query counting the same."""
+    return round(float(np.mean([_mean_of(scores, kind) for kind in scores])), 6)
+
+
+def _best(found: Mapping[float, float], own: float) -> float:
+    return max(found, key=lambda weight: (found[weight], -abs(weight - own)))
+
+
+def _of_queries(
+    fusion: Fusion, found: Mapping[float, Mapping[str, npt.NDArray[np.float64]]], fused: float
+) -> dict[str, dict[str, Any]]:
+    """Return, by kind of query, the weights that rank it clearly better than the fused vectors do, with what they find."""
+    told = {}
+    for kind, before in found[fused].items():
+        best = _best({weight: round(float(scores[kind].mean()), 6) for weight, scores in found.items()}, fused)
+        gains = found[best][kind] - before
+        error = float(gains.std() / np.sqrt(len(gains)))
+        if len(gains) >= LEAST_QUERIES and gains.mean() > 2 * error:
+            told[kind] = {
+                "weights": dict(_weighing(fusion, best).weights), "ndcg@10": round(float(found[best][kind].mean()), 6),
+                "fused": round(float(before.mean()), 6), "error": round(error, 6),
+            }  # fmt: skip
+    return told
 
 
 def _photos(head: Head, features: npt.NDArray[Any], seed: int) -> npt.NDArray[np.float32]:

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from encoders.bundle import (
@@ -98,7 +99,8 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
         config: settings; what they do not give is as in `base`, or the default.
         modalities: modalities that the bundle has towers for; weights of others have no effect.
         structured: folder of the fitted transform of structured columns.
-        base: fusion of the bundle that another one is made of.
+        base: fusion of the bundle that another one is made of; the weights of its queries are kept where it fuses the modalities
+            as this one does.
 
     Raises:
         ConfigError: structured columns have a weight and no statistics, or reviews one that attention does not know.
@@ -120,6 +122,8 @@ def fusion_for(config: Config, modalities: Collection[str], structured: Path | N
     dimension = 0 if structured is None else read_statistics(structured)["dimension"]
     kind, gate = (DEFAULT_FUSION, None) if base is None else (base.kind, base.gate)
     fusion = Fusion(config.fusion or kind, weights, dimension, gate)  # type: ignore[arg-type]
+    if base is not None and _of_modalities(fusion) == _of_modalities(base):
+        fusion = replace(fusion, query_weights=base.query_weights)
     if fusion.kind == "attention":
         fusion.check_gate()
         if REVIEWS in fusion.modalities:
@@ -134,7 +138,8 @@ def derive(bundle: Bundle, index: Index, config: Config, structured: Path | None
 
     It has the same towers and heads, the fusion and the views that the configuration asks for, and other statistics of
     structured columns where a folder of them is given. Where nothing differs, it is the same bundle. Only other views
-    have to be encoded. A ranker is left out where the modalities are fused otherwise than it was trained with.
+    have to be encoded. A ranker, and weights of queries, are left out where the modalities are fused otherwise than they were
+    made with.
 
     Raises:
         ConfigError: structured columns have a weight and no statistics.

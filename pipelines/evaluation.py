@@ -2,8 +2,9 @@
 
 Queries are encoded as the lookup encodes them, and compared with the fused vectors, by exact search and through Annoy, and with
 the vectors of each modality alone, by exact search. Exact search is one pass through the vectors for every 1,024 queries.
-Through Annoy the first ten answers are those of a search for ten, as shoppers see them, and the others those of a search for
-a hundred. Memory: 64 decoded pictures, the distances of 1,024 queries to 1,024 products, a hundred answers a query.
+Through Annoy the answers are those of a search, with what ranks a query of its kind: the first ten those of a search for ten, as
+shoppers see them, and the others those of a search for a hundred. Memory: 64 decoded pictures, the distances of 1,024 queries to
+1,024 products, a hundred answers a query.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from catalogue_lookup.manifest import Manifest, Metric
 from catalogue_lookup.opening import Opening, current_version, find_version
 from catalogue_lookup.place import Place
 from catalogue_lookup.query import QueryEncoder, QueryError, clean_texts
-from catalogue_lookup.shard import AnnoyShard, search_shards
+from catalogue_lookup.version import OpenVersion
 from encoders.fusion import Fusion
 from pipelines import measures, storage
 from pipelines.labelled_queries import LabelledQueries, LabelledQueriesError, Query, read_image
@@ -48,7 +49,7 @@ class Version:
     index: Index
     manifest: Manifest
     files: tuple[VectorsFile, ...]
-    shards: tuple[AnnoyShard, ...]
+    opened: OpenVersion
     items: Items
     encoder: QueryEncoder
 
@@ -150,7 +151,7 @@ def open_version(index: Index, version: str | None = None) -> Iterator[Version]:
     opened = Opening(root, None, "once", None).open_version(place, manifest)
     try:
         files = tuple(described(storage.join(index.version(manifest.id), name)) for name in manifest.vectors)
-        yield Version(index, manifest, files, opened.shards, opened.items, opened.encoder())
+        yield Version(index, manifest, files, opened, opened.items, opened.encoder())
     finally:
         opened.close()
 
@@ -199,7 +200,7 @@ def evaluate(version: Version, queries: QuerySet, *changes: Change) -> list[Resu
         ranked = nearest(vectors, partial(version.blocks, column, queries.among), metric)
         results.append(Result(queries, changes, by, EXACT, ranked, measures.measure(ranked, queries.judgements)))
         if by == FUSED:
-            ranked = through_annoy(version, vectors, queries.among)
+            ranked = as_answered(version, words, queries.among)
             results.append(Result(queries, changes, by, ANNOY, ranked, measures.measure(ranked, queries.judgements)))
     return results
 
@@ -280,12 +281,16 @@ def _compared(version: Version, by: str) -> tuple[Fusion, str, Metric]:
     return Fusion("concatenation", {by: 1.0}), modality_vector(by), "angular"
 
 
-def through_annoy(version: Version, vectors: Float32, among: Mask | None = None) -> measures.Items:
-    """Return the answers through Annoy to each query: int64[Q, 100], -1 for none; items that are not among these are left out."""
-    ranked = np.full((len(vectors), DEPTH), -1, np.int64)
-    for row, vector in enumerate(vectors):
-        first, _ = search_shards(version.shards, vector, 10, version.manifest.search_k)
-        more, _ = search_shards(version.shards, vector, DEPTH, version.manifest.search_k)
+def as_answered(version: Version, words: Mapping[str, Float32], among: Mask | None = None) -> measures.Items:
+    """Return what a search answers to each query, float32[Q, d] a modality: int64[Q, 100], -1 for none.
+
+    Items that are not among these are left out.
+    """
+    queries = len(next(iter(words.values())))
+    ranked = np.full((queries, DEPTH), -1, np.int64)
+    for row in range(queries):
+        own = {modality: vectors[row] for modality, vectors in words.items()}
+        first, more = (version.opened.items_for(own, count) for count in (10, DEPTH))
         joined = np.concatenate([first, more[~np.isin(more, first)]])[:DEPTH]
         joined = joined if among is None else joined[among[joined]]
         ranked[row, : len(joined)] = joined

@@ -137,6 +137,10 @@ def _report(figures: Mapping[str, Any]) -> None:
         _log.info("train: fused nDCG@10 of %d texts and %d photos %.3f with the weights %s, %s", fusion["queries"],
                   fusion["photos"], fusion["ndcg@10"], weights,
                   "chosen on them" if fusion["chosen"] else "as given or by default")  # fmt: skip
+    for kind, found in fusion["query_weights"].items():
+        weights = ", ".join(f"{name} {weight:g}" for name, weight in found["weights"].items())
+        _log.info("train: queries by %s are ranked by the weights %s: nDCG@10 %.3f, by the fused vectors %.3f (+/- %.3f)", kind,
+                  weights, found["ndcg@10"], found["fused"], found["error"])  # fmt: skip
     for kind, found in figures.get("ranking", {}).get("kinds", {}).items():
         if found["queries"]:
             _log.info("train: %d queries by %s, nDCG@10 by cosine %.3f, by attention %.3f (+/- %.3f): %s ranks them",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,9 +86,12 @@ class Shop:
         return [self.products.ids[row] for row in ranked]
 
 
-def make_shop(root: Path, kind: FusionKind, towers: dict[str, Path], ranker: Ranker | None = None) -> Shop:
-    """Make an index fused by a kind of fusion, its answers ranked by a ranker where one is given."""
-    fusion = Fusion(kind, OWN, gate=GATE if kind == "attention" else None)
+def make_shop(
+    root: Path, kind: FusionKind, towers: dict[str, Path], ranker: Ranker | None = None,
+    query_weights: Mapping[str, Mapping[str, float]] | None = None,
+) -> Shop:  # fmt: skip
+    """Make an index fused by a kind of fusion, its answers ranked by a ranker, or by weights of queries, where they are given."""
+    fusion = Fusion(kind, OWN, gate=GATE if kind == "attention" else None, query_weights=query_weights or {})
     heads = {modality: random_head(DIMENSION, SHARED, seed) for seed, modality in enumerate(towers)}
     made = write_bundle(root / "made", towers, heads, fusion, {}, {}, ranker=ranker)
     (root / "bundles").mkdir()

@@ -54,8 +54,8 @@ def test_every_fusion_answers_every_kind_of_query(shop: Shop, index: Index) -> N
         "product": (shop.like(one), {"product_id": one}, (one,)),
         "products": (shop.like(one, two), {"product_id": [one, two]}, (one, two)),
         "several": (
-            shop.words(picture=shop.image(12, 13), text=shop.text("red", "thing 9")),
-            {"text": ["red", "thing 9"], "image": (photo(12), photo(13))}, (),
+            shop.words(picture=shop.image(12, 12, 13), text=shop.text("red", "thing 9")),
+            {"text": ["red", "thing 9"], "image": (photo(12), photo(12), photo(13))}, (),
         ),
         "product and text": (
             unit(unit(shop.words(text=text)) + shop.like(one)), {"text": "thing 7 red", "product_id": one}, (one,),
@@ -133,6 +133,43 @@ def weighted(products: Products, weights: dict[str, float], row: int) -> list[st
     scores = fused @ fused[row]
     rows = [other for other in np.argsort(-scores, kind="stable") if fused[other].any() and other != row]
     return [products.ids[other] for other in rows]
+
+
+@pytest.mark.parametrize("kind", ["concatenation", "weighted_sum"])
+def test_texts_and_photos_are_ranked_by_weights_of_their_own(
+    tmp_path: Path, tiny_towers: dict[str, Path], kind: FusionKind
+) -> None:
+    weights = {"text": {"picture": 0.1, "text": 0.9}, "picture": {"picture": 0.9, "text": 0.1}}
+    shop = make_shop(tmp_path, kind, tiny_towers, query_weights=weights)
+    text, image = shop.text("thing 7 red"), shop.image(12)
+
+    def ranked(asked_by: str, query: np.ndarray) -> list[str]:
+        own = Fusion(kind, weights[asked_by])
+        fused = own.fuse(shop.products.modalities, shop.products.present)
+        scores = fused @ own.query({asked_by: query[None].astype(np.float32)}, {})[0]
+        return [shop.products.ids[row] for row in np.argsort(-scores, kind="stable")]
+
+    one = shop.products.ids[3]
+    with open_index(shop.root) as index:
+        by_text, by_image = index.search(text="thing 7 red"), index.search(image=photo(12))
+        assert [hit.product_id for hit in by_text] == ranked("text", text)[:10] != shop.order(shop.words(text=text))[:10]
+        assert [hit.product_id for hit in by_image] == ranked("picture", image)[:10]
+        assert [hit.score for hit in by_text] == sorted((hit.score for hit in by_text), reverse=True)
+        # Other kinds of queries are ranked by the fused vectors, and weights of a query's own come first.
+        assert found(index, text="thing 7 red", image=photo(12)) == shop.order(shop.words(text=text, picture=image))[:10]
+        assert found(index, product_id=one) == shop.order(shop.like(one), one)[:10]
+        minus = unit(unit(shop.words(text=text)) - 0.5 * unit(shop.words(text=shop.text("red"))))
+        assert found(index, text="thing 7 red", minus={"text": "red"}) == shop.order(minus)[:10]
+        weighted = {"picture": 1.0, "text": 0.0}
+        expected = shop.reweighted({"picture": 1.0}, {"picture": unit(text)})[:8]
+        assert found(index, text="thing 7 red", weights=weighted)[:8] == expected
+        red = {row["product_id"] for row in shop.products.rows if row["colour"] == "red"}
+        expected = [name for name in ranked("text", text) if name in red][:10]
+        assert found(index, text="thing 7 red", where="colour = 'red'") == expected
+    first, *others = ranked("text", text)
+    withdraw(str(shop.root), [first])
+    with open_index(shop.root) as index:
+        assert found(index, text="thing 7 red") == others[:10]
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

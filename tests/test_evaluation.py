@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import jpeg, product, write_shards
-from version_maker import draw_products, make_version
+from version_maker import FUSION, SHARED, draw_products, make_version
 
 from catalogue_lookup import open_index
 from catalogue_lookup.query import QueryEncoder
@@ -21,12 +21,12 @@ from pipelines.evaluation import (
     ANNOY,
     EXACT,
     FUSED,
+    as_answered,
     encode,
     evaluate_vectors,
     labelled_sets,
     nearest,
     open_version,
-    through_annoy,
 )
 from pipelines.labelled_queries import Query, read_labelled_queries
 from pipelines.layout import Index
@@ -207,9 +207,10 @@ def test_versions_of_several_annoy_files_and_of_no_products(tmp_path: Path, coun
     products = draw_products(count)
     make_version(tmp_path, "v1", products, max_items_per_shard=40)
     with open_version(Index(str(tmp_path)), "v1") as version:
-        asked = products.fused[[5, 100]] if count else np.ones((2, version.manifest.dimension), np.float32)
-        ranked = through_annoy(version, asked)
+        asked = products.modalities["text"][[5, 100]] if count else np.ones((2, SHARED), np.float32)
+        ranked = as_answered(version, {"text": asked})
     assert ranked.shape == (2, 100)
-    assert ranked[:, 0].tolist() == ([5, 100] if rank else [-1, -1])
+    closest = (products.fused @ FUSION.query({"text": asked}, {}).T).argmax(axis=0).tolist() if rank else [-1, -1]
+    assert ranked[:, 0].tolist() == closest
     found = [row[row >= 0] for row in ranked]
     assert all(len(row) == len(set(row.tolist())) == min(count, 100) for row in found)

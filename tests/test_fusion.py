@@ -333,3 +333,8 @@ def test_a_query_of_other_weights_is_carried_to_a_sum(kind: FusionKind, vectors:
     query = other.fuse(vectors, {})
     expected = unit(0.2 * vectors["text"] + 0.8 * vectors["picture"])
     assert np.allclose(Fusion(kind, WEIGHTS).carry(query, other), expected, atol=1e-6)
+
+
+def test_fusions_that_do_not_weigh_have_no_weights_of_queries() -> None:
+    with pytest.raises(FusionError, match=r"^a fusion by mean has no weights, so queries have none of their own$"):
+        Fusion("mean", WEIGHTS, query_weights={"text": {"text": 1.0}})

@@ -37,6 +37,25 @@ def test_what_answers_gets_the_weight(kind: str, clear: str, weights: tuple[floa
     assert choose_weights(fusion, HEADS, batch(clear)) == chosen
 
 
+@pytest.mark.parametrize("kind", ["concatenation", "weighted_sum"])
+def test_texts_and_photos_get_weights_of_their_own_where_these_find_clearly_more(kind: str) -> None:
+    """Texts lie near products' texts here, photos near their pictures."""
+    chosen = choose_weights(Fusion(kind, {"picture": 0.5, "text": 0.5}), HEADS, batch("text"))  # type: ignore[arg-type]
+    told, grid = chosen.figures["query_weights"], chosen.figures["grid"]
+    assert chosen.fusion.query_weights == {name: found["weights"] for name, found in told.items()}
+    assert chosen.fusion.query_weights["text"]["text"] > chosen.fusion.weights["text"]
+    for column, name in ((1, "text"), (2, "picture")):
+        if name in told:
+            assert told[name]["ndcg@10"] == max(row[column] for row in grid)
+            assert told[name]["fused"] == next(row[column] for row in grid if row[0] == chosen.fusion.weights["picture"])
+            assert told[name]["ndcg@10"] - told[name]["fused"] > 2 * told[name]["error"] > 0
+    ranks = chosen.fusion.for_query("text")
+    assert ranks is not None
+    assert (ranks.kind, ranks.weights) == (kind, told["text"]["weights"])
+    assert chosen.fusion.for_query("product") is chosen.fusion.for_query(None) is None
+    assert Fusion.from_json(chosen.fusion.to_json()) == chosen.fusion
+
+
 def test_weights_that_are_given_too_few_queries_and_kinds_that_do_not_weigh_leave_the_fusion() -> None:
     own = Fusion("concatenation", {"picture": 0.4, "text": 0.6})
     mean = Fusion("mean", {"picture": 0.4, "text": 0.6})
@@ -55,6 +74,7 @@ def test_equally_good_weights_are_those_nearest_to_the_given() -> None:
     for picture in (0.2, 0.4, 0.7):
         chosen = choose_weights(Fusion("concatenation", {"picture": picture, "text": 1 - picture}), HEADS, same)
         assert chosen.fusion.weights["picture"] == picture
+        assert "text" not in chosen.fusion.query_weights
 
 
 def test_without_queries_nothing_is_measured() -> None:
