@@ -8,9 +8,10 @@ A fifth of the products, by the hash of their ids, is held out of training (`tra
 answered among those alone. `sample` asks "<colour> <type>" in English and Chinese and counts how many of the first
 ten answers (or of as many as exist) have both, also with raw 16 x 16 pixels in place of the picture tower.
 `fashion` asks titles (recall@k; equal titles are all right answers) and "<colour> <sex> <kind>" in six
-languages (nDCG@10), each said once, by the usual words of the shop-word table: by the vectors of pictures alone, by the fused
-ones, and by all products ranked with the weights that training chose for texts, as a search ranks its candidates. `ranking` ranks the answers to these titles
-and phrases, and to the pictures of products that they find, both, and such products, by cosine and by attention.
+languages (nDCG@10), each said once, by the usual words of the shop-word table: by the vectors of pictures alone, by the
+fused ones, and by all products ranked with the weights that training chose for texts, as a search ranks its candidates.
+`ranking` ranks the answers to these titles and phrases, and to the pictures of products that they find, both, and such
+products, by cosine and by attention.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Unseen:
         ranking = self.bundle.fusion.for_query("text")
         if ranking is None:
             return found | {"ranked": found["fused"]}
-        there = {"picture": self.picture.any(axis=1), "text": self.text.any(axis=1)}
+        there = {"picture": np.any(self.picture, axis=1), "text": np.any(self.text, axis=1)}
         ranked = ranking.fuse({"picture": self.picture, "text": self.text}, there)
         return found | {"ranked": ranking.query({"text": asked}, {}) @ ranked.T}
 
