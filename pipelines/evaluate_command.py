@@ -9,8 +9,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from pipelines.config import ConfigError, named_values
 from pipelines.exit_codes import DONE
+from pipelines.setting import ConfigError, named_values
 from pipelines.terminal import prepare_process, print_table
 from transforms.shop_words import LANGUAGES
 
