@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from catalogue_lookup.filter_parts import numbers_of
 from catalogue_lookup.manifest import ORDER, PRODUCT_ID
-from catalogue_lookup.where import numbers_of, parse_where
+from catalogue_lookup.where import parse_where
 from encoders.integrity import IntegrityError
 
 # A remembered filter takes a byte an item.

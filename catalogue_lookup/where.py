@@ -18,22 +18,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catalogue_lookup.filter_parts import Node, Value, among, compare, fold, invert, kind_of, numbers_of, scalar
+
 MAX_CHARACTERS = 100_000
 MAX_DEPTH = 100
-
-Value = str | int | float | bool
-Number = TypeVar("Number", bound=np.generic)
-# Computes a part of a filter for a batch: an array of bool.
-_Node = Callable[[pa.RecordBatch], Any]
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
@@ -49,7 +45,6 @@ _OPERATORS = {
     "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal,
 }  # fmt: skip
 _WORDS = frozenset("and or not in is null".split())
-_SEPARATOR = "\x1f"
 
 
 class WhereError(ValueError):
@@ -76,11 +71,11 @@ class _Token:
 class Filter:
     """A parsed filter."""
 
-    _node: _Node
+    _node: Node
 
     def mask(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         """Tell which rows of a batch fit: bool[N]."""
-        fits = self._node(batch).fill_null(_scalar(False)).cast(pa.uint8())
+        fits = self._node(batch).fill_null(scalar(False)).cast(pa.uint8())
         return numbers_of(fits, np.uint8).astype(np.bool_)
 
 
@@ -100,7 +95,7 @@ def parse_where(text: str, schema: pa.Schema) -> Filter:
 
 def columns_of(schema: pa.Schema) -> list[str]:
     """Return the names of the columns that a filter may name."""
-    return [field.name for field in schema if _kind(field.type) != "other"]
+    return [field.name for field in schema if kind_of(field.type) != "other"]
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -150,21 +145,21 @@ class _Parser:
         if self.token.kind != "end":
             raise self.fail("'and', 'or' or the end")
 
-    def filter(self, depth: int) -> _Node:
+    def filter(self, depth: int) -> Node:
         if depth > MAX_DEPTH:
             raise WhereError(f"the filter is nested deeper than {MAX_DEPTH} parentheses at position {self.token.position}")
         terms = [self.term(depth)]
         while self.accept("or"):
             terms.append(self.term(depth))
-        return _fold(pc.or_kleene, terms)
+        return fold(pc.or_kleene, terms)
 
-    def term(self, depth: int) -> _Node:
+    def term(self, depth: int) -> Node:
         factors = [self.factor(depth)]
         while self.accept("and"):
             factors.append(self.factor(depth))
-        return _fold(pc.and_kleene, factors)
+        return fold(pc.and_kleene, factors)
 
-    def factor(self, depth: int) -> _Node:
+    def factor(self, depth: int) -> Node:
         negated = False
         while self.accept("not"):
             negated = not negated
@@ -173,9 +168,9 @@ class _Parser:
             self.expect(")")
         else:
             node = self.comparison()
-        return _invert(node) if negated else node
+        return invert(node) if negated else node
 
-    def comparison(self) -> _Node:
+    def comparison(self) -> Node:
         field = self.column()
         if self.accept("is"):
             negated = self.accept("not")
@@ -184,21 +179,21 @@ class _Parser:
             return lambda batch: is_null(batch.column(field.name))
         negated = self.accept("not")
         if self.accept("in"):
-            among = _among(field, self.values(field))
-            return _invert(among) if negated else among
+            found = among(field, self.values(field))
+            return invert(found) if negated else found
         if negated or self.token.kind != "operator":
             raise self.fail("'in'" if negated else "=, !=, <, <=, >, >=, 'in', 'not in' or 'is'")
         operator = self.take()
         value = self.value(field)
-        if _kind(field.type) == "texts":
+        if kind_of(field.type) == "texts":
             if operator.text not in ("=", "==", "!=", "<>"):
                 raise WhereError(
                     f"column '{field.name}' holds several texts: '{operator.text}' at position {operator.position} of "
                     "the filter may be =, != or in"
                 )
-            among = _among(field, [value])
-            return among if operator.text in ("=", "==") else _invert(among)
-        return _compare(_OPERATORS[operator.text], field, value)
+            found = among(field, [value])
+            return found if operator.text in ("=", "==") else invert(found)
+        return compare(_OPERATORS[operator.text], field, value)
 
     def column(self) -> pa.Field:
         token = self.token
@@ -233,7 +228,7 @@ class _Parser:
         if value is None:
             bare = token.kind == "name" and not token.word
             raise self.fail("a value in quotes" if bare else "a value (a number, or a text in quotes)")
-        kind, given = _kind(field.type), _kind_of_value(value)
+        kind, given = kind_of(field.type), _kind_of_value(value)
         if given != kind.removesuffix("s"):
             holds = {"text": "text", "texts": "texts", "number": "numbers", "truth": "true or false"}[kind]
             remedy = ": write it in quotes" if kind in ("text", "texts") else ""
@@ -257,80 +252,3 @@ def _literal(token: _Token) -> Value | None:
 
 def _kind_of_value(value: Value) -> str:
     return "truth" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
-
-
-def _kind(kind: pa.DataType) -> str:
-    types = pa.types
-    if types.is_boolean(kind):
-        return "truth"
-    if types.is_integer(kind) or types.is_floating(kind):
-        return "number"
-    if types.is_string(kind) or types.is_large_string(kind):
-        return "text"
-    if types.is_list(kind) and types.is_string(kind.value_type):
-        return "texts"
-    return "other"
-
-
-def _compare(operator: Callable[[Any, Any], Any], field: pa.Field, value: Value) -> _Node:
-    """Compare a column with a value as texts, truths, 64-bit integers, or floats where one of them is a float."""
-    if _kind(field.type) != "number":
-        same = _scalar(value)
-        return lambda batch: operator(batch.column(field.name), same)
-    whole = pa.types.is_integer(field.type) and isinstance(value, int)
-    target = pa.int64() if whole else pa.float64()
-    number = _scalar(int(value) if whole else float(value))
-    return lambda batch: operator(batch.column(field.name).cast(target, safe=False), number)
-
-
-def _among(field: pa.Field, values: Sequence[Value]) -> _Node:
-    """Ask whether a column's value, or one of its texts, is among the values; missing is neither true nor false."""
-    if _kind(field.type) != "texts":
-        return _fold(pc.or_kleene, [_compare(pc.equal, field, value) for value in values])
-
-    separator, empty = _scalar(_SEPARATOR), _scalar("")
-
-    def framed(batch: pa.RecordBatch) -> Any:
-        # pyarrow cannot look for a value in lists: they are joined, separators around each text, and searched.
-        joined = pc.binary_join(batch.column(field.name), separator)
-        return pc.binary_join_element_wise(empty, joined, empty, separator)
-
-    def fits(value: Value) -> _Node:
-        return lambda batch: pc.match_substring(framed(batch), f"{_SEPARATOR}{value}{_SEPARATOR}")
-
-    return _fold(pc.or_kleene, [fits(value) for value in values])
-
-
-def numbers_of(array: pa.Array, kind: type[Number]) -> npt.NDArray[Number]:
-    """View an array of numbers without nulls as numpy does.
-
-    `to_numpy`, like `pa.scalar`, imports pandas where it is installed, which takes longer than a whole query.
-    """
-    if not len(array):
-        return np.zeros(0, kind)
-    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * np.dtype(kind).itemsize)
-
-
-def _scalar(value: Value) -> pa.Scalar:
-    """Make a scalar of text, truth, int64 or float64."""
-    if isinstance(value, str):
-        text = value.encode("utf-8", "replace")
-        offsets = np.array([0, len(text)], np.int32)
-        return pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(text))[0]
-    if isinstance(value, bool):
-        return pa.Array.from_buffers(pa.bool_(), 1, [None, pa.py_buffer(bytes([value]))])[0]
-    kind = pa.float64() if isinstance(value, float) else pa.int64()
-    number = np.array([value], np.float64 if isinstance(value, float) else np.int64)
-    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(number)])[0]
-
-
-def _invert(node: _Node) -> _Node:
-    return lambda batch: pc.invert(node(batch))
-
-
-def _fold(operator: Callable[[Any, Any], Any], parts: Sequence[_Node]) -> _Node:
-    """Join parts as a balanced tree: a chain of thousands would be as deep as it is long."""
-    if len(parts) == 1:
-        return parts[0]
-    left, right = (_fold(operator, half) for half in (parts[: len(parts) // 2], parts[len(parts) // 2 :]))
-    return lambda batch: operator(left(batch), right(batch))

@@ -21,11 +21,13 @@ from catalogue_lookup.shard import AnnoyShard
 from encoders.bundle import Bundle
 from encoders.fusion import Fusion
 from encoders.integrity import FileEntry, describe_file
-from pipelines import storage, tuning
+from pipelines import storage
 from pipelines.gate import find_version
 from pipelines.layout import Index, read_json, write_json
 from pipelines.parts import BuildSettings, Part, beside_dimension, build_annoy, build_files, cut_parts
 from pipelines.recall import VectorsFile
+from pipelines.search_k import Sample, measure
+from pipelines.trees import LEAST_RECALL, TRIED_ITEMS, Choice, choose, fitting, given, kept
 
 TREES = "trees"
 
@@ -35,7 +37,7 @@ _log = logging.getLogger(__name__)
 def build_version(
     index: Index, version: str, files: Sequence[Mapping[str, Any]], bundle: Bundle, *, metric: Metric, trees: int | None,
     max_items_per_shard: int, seed: int, rows_in: int, rejected: Mapping[str, int], rejects: Sequence[str],
-    previous: str | None, sequence: int, min_recall: float = tuning.LEAST_RECALL,
+    previous: str | None, sequence: int, min_recall: float = LEAST_RECALL,
     max_index_bytes: int | None = None, flags: Sequence[str] = (),
 ) -> Manifest:  # fmt: skip
     """Make a version of files of vectors: trees chosen, Annoy files, items, recall, and last the manifest.
@@ -74,9 +76,9 @@ def build_version(
         beside_dimension(bundle.fusion, bundle.modalities, bundle.dimension),
     )  # fmt: skip
     parts = cut_parts(sum(file["rows"] for file in present), max_items_per_shard)
-    wanted = ChosenFor(parts[-1].items, max(min_recall, tuning.LEAST_RECALL), max_index_bytes)
+    wanted = ChosenFor(parts[-1].items, max(min_recall, LEAST_RECALL), max_index_bytes)
     choice = decide_trees(
-        settings, parts, bundle.fusion, wanted, tuning.given(trees) if trees else None, find_version(index, previous)
+        settings, parts, bundle.fusion, wanted, given(trees) if trees else None, find_version(index, previous)
     )
     settings = dataclasses.replace(settings, trees=choice.trees)
     built = build_files(settings, max_items_per_shard, flags)
@@ -95,9 +97,9 @@ def build_version(
 
 
 def decide_trees(
-    settings: BuildSettings, parts: Sequence[Part], fusion: Fusion, wanted: ChosenFor, given: tuning.Choice | None,
+    settings: BuildSettings, parts: Sequence[Part], fusion: Fusion, wanted: ChosenFor, given: Choice | None,
     previous: Manifest | None,
-) -> tuning.Choice:  # fmt: skip
+) -> Choice:  # fmt: skip
     """Decide on the trees of a version and write that down in its run; what was written is decided.
 
     Args:
@@ -113,12 +115,12 @@ def decide_trees(
     """
     done = storage.join(settings.markers, f"{TREES}.json")
     if storage.exists(done):
-        return tuning.Choice.from_json(read_json(done))
+        return Choice.from_json(read_json(done))
     choice = given
     if choice is None:
         sizes = [part.items for part in parts if part.number is not None]
-        fit = tuning.fitting(sizes, settings.dimension, settings.metric, wanted.max_bytes)
-        choice = tuning.kept(previous, wanted, settings.metric, settings.dimension)
+        fit = fitting(sizes, settings.dimension, settings.metric, wanted.max_bytes)
+        choice = kept(previous, wanted, settings.metric, settings.dimension)
         if choice is None or choice.trees not in fit:
             choice = _choose(settings, fusion, fit, wanted)
     _log.info("build: %d trees, %s", choice.trees, choice.why)
@@ -126,15 +128,15 @@ def decide_trees(
     return choice
 
 
-def _choose(settings: BuildSettings, fusion: Fusion, fit: Sequence[int], wanted: ChosenFor) -> tuning.Choice:
-    sample = tuning.Sample.draw(
-        settings.files, settings.modalities, fusion, settings.metric, settings.seed, tuning.TRIED_ITEMS
+def _choose(settings: BuildSettings, fusion: Fusion, fit: Sequence[int], wanted: ChosenFor) -> Choice:
+    sample = Sample.draw(
+        settings.files, settings.modalities, fusion, settings.metric, settings.seed, TRIED_ITEMS
     )
 
     def build(trees: int, path: Path) -> None:
         build_annoy(Part(0, 0, sample.items), dataclasses.replace(settings, trees=trees), path)
 
-    return tuning.choose(sample, fit, wanted, settings.metric, settings.dimension, build)
+    return choose(sample, fit, wanted, settings.metric, settings.dimension, build)
 
 
 def _written_before(folder: str, previous: str | None, sequence: int) -> Manifest | None:
@@ -151,16 +153,16 @@ def _written_before(folder: str, previous: str | None, sequence: int) -> Manifes
 
 
 def _measure(
-    settings: BuildSettings, annoy: Sequence[AnnoyFile], fusion: Fusion, least: float, choice: tuning.Choice
+    settings: BuildSettings, annoy: Sequence[AnnoyFile], fusion: Fusion, least: float, choice: Choice
 ) -> tuple[int, Measured]:
-    sample = tuning.Sample.draw(settings.files, settings.modalities, fusion, settings.metric, settings.seed)
+    sample = Sample.draw(settings.files, settings.modalities, fusion, settings.metric, settings.seed)
     with tempfile.TemporaryDirectory() as temporary:
         shards = []
         try:
             for told in annoy:
                 path = _local_copy(storage.join(settings.folder, told.file), Path(temporary))
                 shards.append(AnnoyShard(path, told.first_item, told.items, settings.metric, settings.dimension))
-            found = tuning.measure(shards, sample, least, choice.start, choice.chosen_for)
+            found = measure(shards, sample, least, choice.start, choice.chosen_for)
         finally:
             for shard in shards:
                 shard.close()

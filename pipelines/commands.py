@@ -184,8 +184,10 @@ def verify(given: argparse.Namespace) -> int:
 
 def versions(given: argparse.Namespace) -> int:
     """List the versions of an index."""
+    from pipelines.lock import check_index
     from pipelines.publish import list_versions
 
+    check_index(given.index)
     found = list_versions(given.index)
     if given.json:
         print(json.dumps([vars(version) for version in found], ensure_ascii=False, default=str, indent=1))

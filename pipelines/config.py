@@ -9,10 +9,11 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+from pipelines.setting import ConfigError, base_type, choices, convert, flag, setting
 from transforms.shop_words import LANGUAGES
 
 METRICS = ("angular", "euclidean", "manhattan", "dot")
@@ -25,16 +26,6 @@ DEFAULT_FUSION = "weighted_sum"
 MODALITIES = ("picture", "text", "reviews")
 DEFAULT_PHRASE_LANGUAGES = {"en": 0.65, "zh": 0.35}
 DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "reviews": 0.0, "structured": 0.0}
-
-
-class ConfigError(ValueError):
-    """A flag or a key of the configuration file is wrong; nothing has been done yet."""
-
-
-def setting(default: Any, does: str) -> Any:
-    """Declare one setting: its default and what it does."""
-    factory = {"default_factory": lambda: default} if isinstance(default, Mapping) else {"default": default}
-    return field(**factory, metadata={"help": does})
 
 
 @dataclass(frozen=True)
@@ -193,41 +184,22 @@ def fingerprint(values: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def flag(name: str) -> str:
-    """Return the flag of a setting."""
-    return "--" + name.replace("_", "-")
-
-
 def add_flags(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """Give a parser the flags of these settings; what is not given stays out of the parsed namespace."""
     for name in names:
         kind, metadata, default = _TYPES[name], SETTINGS[name].metadata, SETTINGS[name].default
         shown = "" if default in (None, (), "", dataclasses.MISSING) or isinstance(default, bool) else f" (default: {default})"
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": metadata["help"] + shown}
-        base = _base_type(kind)
+        base = base_type(kind)
         if base is bool:
             parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, **options)
         elif base in (tuple, Mapping):
             metavar = "NAME=VALUE" if base is Mapping else name.upper()
             parser.add_argument(flag(name), action="append", metavar=metavar, **options)
         else:
-            choices = _choices(kind)
-            shape = None if choices else {int: "N", float: "X", str: name.upper()}[base]
-            parser.add_argument(flag(name), type=base, choices=choices, metavar=shape, **options)
-
-
-def _choices(kind: Any) -> tuple[str, ...] | None:
-    kind = next((part for part in get_args(kind) if get_origin(part) is Literal), kind)
-    return get_args(kind) if get_origin(kind) is Literal else None
-
-
-def _base_type(kind: Any) -> Any:
-    if _choices(kind):
-        return str
-    if type(None) in get_args(kind):
-        kind = next(part for part in get_args(kind) if part is not type(None))
-    origin = get_origin(kind)
-    return Mapping if origin is not None and issubclass(origin, Mapping) else origin or kind
+            allowed = choices(kind)
+            shape = None if allowed else {int: "N", float: "X", str: name.upper()}[base]
+            parser.add_argument(flag(name), type=base, choices=allowed, metavar=shape, **options)
 
 
 def read_config(path: str | None, flags: Mapping[str, Any]) -> Config:
@@ -264,35 +236,7 @@ def _nearest(name: str) -> str:
 
 
 def _convert(name: str, value: Any, where: str) -> Any:
-    base = _base_type(_TYPES[name])
-    if base is Mapping:
-        if isinstance(value, Mapping):
-            return {str(key): str(part) for key, part in value.items()}
-        return named_values(value, where)
-    if base is tuple:
-        items = list(value) if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(item, str) for item in items):
-            raise ConfigError(f"{where} takes names, not {value!r}")
-        split = items if name in ("catalogue", "allow_root") else [part for item in items for part in item.split(",")]
-        return tuple(part.strip() for part in split if part.strip())
-    if base is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, base) or (base is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} takes {base.__name__}, not {value!r}")
-    return value
-
-
-def named_values(given: Sequence[Any], where: str) -> dict[str, str]:
-    """Read NAME=VALUE as often as it is given.
-
-    Raises:
-        ConfigError: one is of another form; the message says where.
-    """
-    pairs = [item.partition("=") for item in given if isinstance(item, str)]
-    bad = next((key for key, equals, part in pairs if not (key and equals and part)), None)
-    if bad is not None or len(pairs) != len(given):
-        raise ConfigError(f"{where} takes NAME=VALUE, not '{bad}'")
-    return {key.strip(): part.strip() for key, _, part in pairs}
+    return convert(_TYPES[name], value, where, whole=name in ("catalogue", "allow_root"))
 
 
 def check(config: Config) -> Config:

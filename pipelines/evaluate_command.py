@@ -9,8 +9,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from pipelines.config import ConfigError, named_values
 from pipelines.exit_codes import DONE
+from pipelines.setting import ConfigError, named_values
 from pipelines.terminal import prepare_process, print_table
 from transforms.shop_words import LANGUAGES
 
@@ -53,6 +53,7 @@ def evaluate(given: argparse.Namespace) -> int:
     _check(given)
     columns = named_values(given.column, "--column")
     prepare_process()
+    _check_versions(given)
     source = _source(given, columns)
     if given.compare is not None:
         return _compare(given, source)
@@ -94,6 +95,15 @@ def _check(given: argparse.Namespace) -> None:
         raise ConfigError("--unseen goes with --ablate and queries that are made of the catalogue")
     if given.unseen is not None and not 0 <= given.unseen < 1:
         raise ConfigError(f"--unseen is {given.unseen:g}; it is a share of at least 0 and below 1")
+
+
+def _check_versions(given: argparse.Namespace) -> None:
+    """Refuse what `verify` and `explain` refuse as a version, too, before anything is asked."""
+    from pipelines.layout import Index
+    from pipelines.operations import asked_version
+
+    for version in given.compare or (given.version,):
+        asked_version(Index(given.index), version)
 
 
 def _source(given: argparse.Namespace, columns: dict[str, str]) -> Source:

@@ -60,7 +60,7 @@ class Explainer:
         """Open the version, by default the current one.
 
         Raises:
-            ConfigError: there is no such version, or none is current.
+            ConfigError: there is no index, no such version, or none is current.
             IntegrityError: a file of it is missing or damaged.
         """
         self.index = Index(root)

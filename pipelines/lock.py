@@ -56,6 +56,17 @@ class Owner:
         return f"'catalogue-index {self.command}' on {self.host}, process {self.pid}, since {self.since}"
 
 
+def check_index(index: str) -> None:
+    """Check that a local folder of an index is there; object stores have no folders.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    local = storage.local_path(index)
+    if local is not None and not local.is_dir():
+        raise ConfigError(f"there is no index at {index}: no such folder")
+
+
 @contextlib.contextmanager
 def hold(index: str, command: str, create: bool = True) -> Iterator[None]:
     """Hold the lock of an index for the block; on an object store there is none, which is logged.
@@ -73,12 +84,12 @@ def hold(index: str, command: str, create: bool = True) -> Iterator[None]:
         StorageError: the file cannot be opened.
     """
     local = storage.local_path(index)
+    if not create:
+        check_index(index)
     if local is None:
         _log.info("%s is on an object store, which has no locks: see to it that one job at a time works on it", index)
         yield
         return
-    if not create and not local.is_dir():
-        raise ConfigError(f"there is no index at {index}: no such folder")
     path = local / LOCK_FILE
     handle = _open(path)
     try:

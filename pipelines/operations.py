@@ -22,6 +22,7 @@ from pipelines.evaluated import reasons_of_evaluation
 from pipelines.gate import Limits, RefusedError, find_version, read_refusal, read_version, reasons_against, withdrawn_between
 from pipelines.job import finish_run
 from pipelines.layout import Index
+from pipelines.lock import check_index
 from pipelines.publish import PublishError, check_version, publish_version, read_current
 
 CHUNK_BYTES = 1 << 22
@@ -94,9 +95,10 @@ def asked_version(index: Index, version: str | None = None) -> Manifest:
     """Return the manifest of a version, by default of the current one.
 
     Raises:
-        ConfigError: there is no such version, or none is current.
+        ConfigError: there is no index, no such version, or none is current.
         IntegrityError: the manifest itself is missing or damaged.
     """
+    check_index(index.root)
     asked = version if version is not None else read_current(index)
     if asked is None:
         raise ConfigError(f"no version of {index.root} is published: say which one by --version")
@@ -117,7 +119,7 @@ def verify(index: Index, version: str | None = None) -> tuple[Manifest, list[str
         version: its id, None for the current one.
 
     Raises:
-        ConfigError: there is no such version, or none is current.
+        ConfigError: there is no index, no such version, or none is current.
         IntegrityError: the manifest itself is missing or damaged.
     """
     manifest = asked_version(index, version)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catalogue_lookup import QueryError
 from encoders.bundle import Bundle
 from pipelines import ranges, storage
 from pipelines.catalogue import CatalogueError
@@ -40,6 +42,8 @@ from transforms.wordings import word_phrase
 MOST_RIGHT = 10_000
 TITLE = "title"
 ASKED_ROLES = ("kind", "colour", "audience")
+
+_log = logging.getLogger(__name__)
 
 
 class NotPossibleError(ValueError):
@@ -213,14 +217,19 @@ def _pictures(
     if not sources:
         raise NotPossibleError("no product of the sample has a picture")
     places: dict[bytes, int] = {}
-    queries = []
+    queries, unreadable = [], 0
     for product_id, data in pictures_of(run, sources, catalogue):
         content = sources[product_id].content
         if content not in places:
+            if not _can_be_asked(version, data):
+                unreadable += 1
+                continue
             places[content] = len(places)
             copy = folder / f"{len(places)}"
             copy.write_bytes(data)
             queries.append(Query(product_id, None, str(copy), {}))
+    if unreadable:
+        _log.warning("evaluate: the first picture of %s products cannot be decoded: they are not asked by it", f"{unreadable:,}")
     right = _Right(len(queries), among)
     for path in files_with_pictures(run):
         if places:
@@ -232,6 +241,14 @@ def _pictures(
                     right.add((places[row[PICTURE_CONTENT]],), (item,))
     by = (FUSED, *(name for name in version.manifest.modalities if name == "picture"))
     return right.judge("photos", queries, by, "no picture of the sample is as it was: give --catalogue where it lies now")
+
+
+def _can_be_asked(version: Version, picture: bytes) -> bool:
+    try:
+        version.encoder.decode([picture])
+    except QueryError:
+        return False
+    return True
 
 
 class _Right:

@@ -33,9 +33,13 @@ def prepare_process() -> None:
 
 
 def _on_terminal(console: Console) -> logging.Handler:
+    from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S")
+    plain = NullHighlighter()  # else parts of words are coloured as addresses: "packag" and "e:eff"
+    handler = RichHandler(
+        console=console, highlighter=plain, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
+    )
     handler.setFormatter(logging.Formatter("%(message)s"))
     return handler
 

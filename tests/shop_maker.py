@@ -15,7 +15,7 @@ from encoders.bundle import write_bundle
 from encoders.fusion import Fusion, FusionKind
 from encoders.gate import Gate
 from encoders.heads import random_head
-from encoders.ranking import Ranker
+from encoders.ranking import ARRAYS, Ranker
 from pipelines import layout
 from pipelines.publish import publish_version
 
@@ -23,6 +23,18 @@ COUNT = 60
 OWN = {"picture": 0.6, "text": 0.4}
 DRAWN = [np.random.default_rng(3).standard_normal(shape, np.float32) for shape in ((2 * SHARED + 2, 5), (5,), (5, 2), (2,))]
 GATE = Gate(("picture", "text"), *DRAWN)
+
+
+def drawn_ranker(dimension: int, kinds: tuple[str, ...] = (), seed: int = 0, units: int = 5) -> Ranker:
+    """Draw a ranker whose corrections are as large as cosines."""
+    rng, many = np.random.default_rng(seed), len(OWN)
+    shapes = {
+        "query": (dimension, 4), "query_embedding": (many, 4), "key": (dimension, 4), "key_embedding": (many, 4),
+        "value": (dimension, 4), "value_embedding": (many, 4), "hidden": (4 + 2 * many, units), "hidden_bias": (units,),
+        "output": (units,),
+    }  # fmt: skip
+    drawn = {name: (0.7 * rng.standard_normal(shapes[name])).astype(np.float32) for name in ARRAYS}
+    return Ranker(tuple(OWN), kinds, **drawn)
 
 
 def unit(array: np.ndarray) -> np.ndarray:

@@ -234,7 +234,8 @@ def test_verify_names_each_wrong_file_and_exits_with_6(tmp_path: Path, capsys: p
     assert [line.split(" its sha256")[0] for line in lines[:-1]] == [f"{path} is altered:" for path in damaged]
     assert lines[-1] == "version v1 is damaged: 2 of its files or its bundle's are wrong"
     (files / "manifest.json").write_text("{")
-    assert refused(["verify", *where], capsys)[0] == 6
+    for command in (["verify"], ["verify", "--version", "v1"], ["evaluate"], ["evaluate", "--compare", "v1", "v1"]):
+        assert refused([*command, *where], capsys)[0] == 6
 
 
 @pytest.mark.parametrize(
@@ -247,6 +248,12 @@ def test_verify_names_each_wrong_file_and_exits_with_6(tmp_path: Path, capsys: p
         (["publish", "v1"], "there is no version 'v1' in "),
         (["publish", "v1", "--max-shrink", "2"], "--max-shrink is 2.0; it is a share between 0 and 1"),
         (["verify", "--version", "v1"], "there is no version 'v1' in "),
+        (["explain", "P1", "--version", "v1"], "there is no version 'v1' in "),
+        (["evaluate", "--version", "v1"], "there is no version 'v1' in "),
+        (["evaluate", "--ablate", "--version", "../v1"], "there is no version '../v1' in "),
+        (["evaluate", "--compare", "v1", "v2"], "there is no version 'v1' in "),
+        (["evaluate"], "no version of "),
+        (["explain", "P1"], "no version of "),
     ],
 )
 def test_a_wrong_use_of_publishing_is_named(
@@ -259,7 +266,8 @@ def test_a_wrong_use_of_publishing_is_named(
 
 def test_an_index_that_is_not_there_is_not_made_by_looking_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = str(tmp_path / "none")
-    for arguments in (["publish", "v1"], ["rollback"]):
+    every = (["publish", "v1"], ["rollback"], ["versions"], ["verify"], ["explain", "P1"], ["evaluate"], ["prune"])
+    for arguments in (*every, ["verify", "--version", "v1"], ["evaluate", "--compare", "v1", "v2"]):
         told = f"catalogue-index: there is no index at {index}: no such folder"
         assert refused([*arguments, "--index", index], capsys) == (2, told)
     assert not (tmp_path / "none").exists()

@@ -223,6 +223,24 @@ def test_pictures_that_changed_since_are_not_asked_by(
     assert "the pictures of 2 products are not those that the version was made of, and not asked by" in capsys.readouterr().err
 
 
+def test_pictures_that_cannot_be_decoded_are_not_asked_by(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_pictures(tmp_path / "shop", 12)
+    write_jsonl(tmp_path / "shop" / "shop.jsonl", [row | {"image": f"images/{n}.jpg"} for n, row in enumerate(rows)])
+    (tmp_path / "shop" / "images" / "3.jpg").write_bytes(b"no picture")
+    (tmp_path / "shop" / "images" / "5.jpg").write_bytes(b"")
+    command = ["run", "--index", str(tmp_path / "index"), "--catalogue", f"{tmp_path}/shop/shop.jsonl"]
+    assert cli.main([*command, "--bundle", str(tiny_bundle), "--max-reject-rate", "1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", "--index", str(tmp_path / "index"), "--json"]) == 0
+    told = capsys.readouterr()
+    photos = [result["queries"] for result in json.loads(told.out)["results"] if result["set"] == "photos"]
+    assert photos
+    assert set(photos) == {10}
+    assert "evaluate: the first picture of 2 products cannot be decoded: they are not asked by it" in told.err
+
+
 def test_queries_that_ask_for_nothing_in_particular_are_left_out(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,24 @@ def test_on_a_terminal_a_line_has_the_time_of_day() -> None:
     assert all(line.startswith(" " * 9) for line in rest)
 
 
+def test_on_a_terminal_with_colours_no_word_of_a_line_is_coloured() -> None:
+    sentence = "encode: package:efficientnet-lite0 took 1,248 items of a unit, 20/s"
+    code = (
+        "import logging; from pipelines.terminal import prepare_process; prepare_process()\n"
+        f"logging.getLogger('pipelines').info({sentence!r})"
+    )
+    ours, theirs = pty.openpty()
+    try:
+        colours = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
+        subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, env=colours)
+        os.close(theirs)
+        shown = os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+    assert "\x1b[" in shown  # the time's
+    assert sentence in shown
+
+
 def test_tensorflow_neither_warns_nor_misses_a_gpu() -> None:
     code = (
         "from pipelines.terminal import prepare_process\n"

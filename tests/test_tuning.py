@@ -17,12 +17,13 @@ from version_maker import DIMENSION, FUSION, Products, draw_products, make_versi
 from catalogue_lookup import open_index
 from catalogue_lookup.manifest import ChosenFor, Metric
 from catalogue_lookup.shard import AnnoyShard
-from pipelines import cli, recall, tuning
+from pipelines import cli, recall
 from pipelines.exit_codes import REFUSED
 from pipelines.gate import Limits, reasons_against
 from pipelines.layout import Index, read_json, write_json
 from pipelines.recall import VectorsFile, recall_of
-from pipelines.tuning import SEARCH_KS, TREES, Choice, IndexTooLargeError, Sample, annoy_bytes, find_search_k, least_place
+from pipelines.search_k import SEARCH_KS, Sample, find_search_k, least_place
+from pipelines.trees import TREES, Choice, IndexTooLargeError, annoy_bytes, choose, fitting
 
 
 def scattered(count: int, seed: int = 3) -> Products:
@@ -118,7 +119,7 @@ def test_search_k_is_the_least_step_that_reaches_the_recall_wherever_it_is_looke
 
 
 def test_a_recall_out_of_reach_takes_all_nodes(shard: AnnoyShard, sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "SEARCH_KS", (100, 110, 121))
+    monkeypatch.setattr("pipelines.search_k.SEARCH_KS", (100, 110, 121))
     tuned = find_search_k([shard], sample, 0.99, 100)
     assert tuned.search_k == 121
     assert 0 < tuned.recall < 0.99
@@ -144,19 +145,19 @@ def test_annoy_files_are_hardly_smaller_than_estimated_and_not_larger(tmp_path: 
         assert 0.6 * estimated < size <= estimated
 
 
-def choose(products: Products, sample: Sample) -> Choice:
+def choose_trees(products: Products, sample: Sample) -> Choice:
     """Choose trees for scattered products."""
 
     def build_at(trees: int, path: Path) -> None:
         build(products, trees, path)
 
-    return tuning.choose(sample, TREES, ChosenFor(2000, 0.9, None), "angular", DIMENSION, build_at)
+    return choose(sample, TREES, ChosenFor(2000, 0.9, None), "angular", DIMENSION, build_at)
 
 
 def test_the_least_work_is_chosen_and_more_trees_only_where_they_save(
     drawn: tuple[Products, tuple[VectorsFile, ...]], sample: Sample
 ) -> None:
-    choice = choose(drawn[0], sample)
+    choice = choose_trees(drawn[0], sample)
     works = {trial.trees: trial.work for trial in choice.trials}
     assert list(works) == list(TREES[: len(works)])
     assert all(trial.recall >= 0.9 for trial in choice.trials)
@@ -166,7 +167,7 @@ def test_the_least_work_is_chosen_and_more_trees_only_where_they_save(
         f"least work for recall@10 0.9 of {', '.join(map(str, works))}, {works[fewest]:,.0f} comparisons a query on 2,000 "
         "products"
     )
-    again = choose(drawn[0], sample)
+    again = choose_trees(drawn[0], sample)
     assert [(t.trees, t.search_k, t.recall, t.work) for t in again.trials] == [
         (t.trees, t.search_k, t.recall, t.work) for t in choice.trials
     ]
@@ -267,7 +268,7 @@ def test_trees_that_do_not_fit_are_left_out(tmp_path: Path, caplog: pytest.LogCa
     assert manifest.annoy_bytes <= most
     left = ", ".join(f"{trees} ({annoy_bytes(1500, trees, DIMENSION, 'angular'):,} bytes)" for trees in (50, 100, 200))
     assert f"build: numbers of trees left out because of --max-index-bytes {most}: {left}" in caplog.messages
-    halves = tuning.fitting([750, 750], DIMENSION, "angular", 2 * annoy_bytes(750, 50, DIMENSION, "angular"))
+    halves = fitting([750, 750], DIMENSION, "angular", 2 * annoy_bytes(750, 50, DIMENSION, "angular"))
     assert halves == (10, 20, 50)
     assert reasons_against(manifest, None, Limits(0.9, 0.1, most)) == []
     assert reasons_against(free, None, Limits(0.9, 0.1, most)) == [(
