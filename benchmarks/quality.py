@@ -7,11 +7,11 @@
 A fifth of the products, by the hash of their ids, is held out of training (`train --holdout 0.2`); queries are
 answered among those alone. `sample` asks "<colour> <type>" in English and Chinese and counts how many of the first
 ten answers (or of as many as exist) have both, also with raw 16 x 16 pixels in place of the picture tower.
-`fashion` asks titles (recall@k; equal titles are all right answers) and "<colour> <sex> <kind>" in six
-languages (nDCG@10), each said once, by the usual words of the shop-word table: by the vectors of pictures alone, by the
-fused ones, and by all products ranked with the weights that training chose for texts, as a search ranks its candidates.
-`ranking` ranks the answers to these titles and phrases, and to the pictures of products that they find, both, and such
-products, by cosine and by attention.
+`fashion` asks titles (recall@k; equal titles are all right answers), also those apart that products trained on have, and
+those that none has, and "<colour> <sex> <kind>" in six languages (nDCG@10), each said once, by the usual words of the
+shop-word table: by the vectors of pictures alone, by the fused ones, and by all products ranked with the weights that training
+chose for texts, as a search ranks its candidates. `ranking` ranks the answers to these titles and phrases, and to the
+pictures of products that they find, both, and such products, by cosine and by attention.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Unseen:
     def __init__(self, index: str, version: str):
         folder = Path(Index(index).version(version)) / "vectors"
         table = pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*.parquet"))])
-        held_out = [hash_share(order) < HOLDOUT for order in table["order"].to_pylist()]
-        self.table = table.filter(pa.array(held_out))
+        held_out = np.array([hash_share(order) < HOLDOUT for order in table["order"].to_pylist()])
+        self.table, self.trained = table.filter(pa.array(held_out)), table.filter(pa.array(~held_out))
         folder_of_bundle = own_bundle(Index(index))
         assert folder_of_bundle is not None
         self.bundle: Bundle = open_at(folder_of_bundle)
@@ -128,6 +128,12 @@ def ndcg_at_10(scores: np.ndarray, relevant: np.ndarray) -> float:
     discounts = 1 / np.log2(np.arange(2, 12))
     ideal = [discounts[: min(int(count), 10)].sum() for count in relevant.sum(axis=1)]
     return float(np.mean((ranked * discounts[: ranked.shape[1]]).sum(axis=1) / ideal))
+
+
+def stand_in(titles: Sequence[str], others: Iterable[str | None]) -> np.ndarray:
+    """Tell which titles, cleaned as INGEST cleans them all, stand among others: bool[N]."""
+    known = set(others)
+    return np.array([title in known for title in titles])
 
 
 def combinations(columns: Sequence[np.ndarray]) -> list[tuple[str, ...]]:
@@ -194,8 +200,11 @@ def measure_fashion(work: Path, catalogue: str, languages: Sequence[str]) -> Non
     asked = sorted(set(titles))
     relevant = np.stack([titles == title for title in asked])
     scores = unseen.scores(asked)
-    print(f"  {len(asked)} titles of {len(titles)} unseen products -> picture: " + ", ".join(
-        f"recall@{k} {recall_at(scores['picture'], relevant, k):.3f}" for k in (1, 10)))  # fmt: skip
+    trained = stand_in(asked, unseen.trained["title"].to_pylist())
+    print(f"  titles of {len(titles)} unseen products -> picture:")
+    for kind, rows in (("all", trained | True), ("those training never saw", ~trained), ("those training saw", trained)):
+        shown = ", ".join(f"recall@{k} {recall_at(scores['picture'][rows], relevant[rows], k):.3f}" for k in (1, 10))
+        print(f"    {kind}, {rows.sum()}: {shown}")
     columns = [unseen.column("colour"), unseen.column("gender"), unseen.column("product_type")]
     combined, words = combinations(columns), ShopWords.load()
     relevant = relevant_to(columns, combined)

@@ -89,21 +89,24 @@ TILES = 4  # a side
 BACKDROP_DISTANCE = 0.25  # of a pixel's colour from the border's, above which it is foreground
 
 
-def picture_network(name: str = "efficientnet-lite0") -> PictureNetwork:
+def picture_network(name: str = "efficientnet-lite0", side: int | None = None) -> PictureNetwork:
     """Verify the weights and build a tower's network: uint8[B, side, side, 3] -> float32[B, D].
 
-    D is 2,960 for 0 and 1, whose stages are of one width, and 3,104 for 2.
+    D is 2,960 for 0 and 1, whose stages are of one width, and 3,104 for 2. A side of at least 64 pixels may stand in place of
+    the one that the network was trained with.
 
     Raises WeightsError for another weights file, ModuleNotFoundError without the package.
     """
-    variant = VARIANTS[name]
+    trained = VARIANTS[name]
+    variant = trained._replace(side=side or trained.side)
+    recipe = RECIPE.format(name=name) + ("" if variant == trained else f", side {variant.side}")
     path = package_folder(variant.package, variant.module) / variant.file
     weights = read_torch(read_verified(path, variant.sha256, f"install {variant.package} again"))
     network = build(weights, variant)
     statistics = stage_statistics(weights, variant)
     return PictureNetwork(
         side=variant.side,
-        weights_hash=combine_hashes(RECIPE.format(name=name), variant.sha256),
+        weights_hash=combine_hashes(recipe, variant.sha256),
         features=lambda pictures: features(network, statistics, pictures),
         layers=layers_of(network),
     )

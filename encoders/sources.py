@@ -32,7 +32,7 @@ PACKAGED: Mapping[str, Modality] = {
 COMPACT = "compact"
 # Options of each kind of source, by what it encodes; None: any, the source looks at them itself.
 SCHEMES: Mapping[str, Mapping[Modality, frozenset[str] | None]] = {
-    "package": {"picture": frozenset(), "text": frozenset()},
+    "package": {"picture": frozenset(("side",)), "text": frozenset()},
     "keras": {"picture": None},
     COMPACT: {"picture": frozenset()},
     "keras-hub": {"picture": frozenset(("pooling", "side")), "text": frozenset(("pooling", "tokens"))},
@@ -62,6 +62,7 @@ NUMBERS = {"batch": 1, "tokens": 3, "side": 1}
 RANGES = {"crop_ratio": (0.0, 1.0), "mean": (-1.0, 255.0), "std": (0.0, 255.0)}
 
 LEAST_SIDE = 16  # of a compact tower: it halves a picture four times
+LEAST_PACKAGED_SIDE = 64  # of an EfficientNet-Lite: its colour block has 4 x 4 tiles of 16 pixels
 
 Pictures = TypeVar("Pictures", "PictureNetwork", TowerSpec)
 Texts = TypeVar("Texts", "TextNetwork", TowerSpec)
@@ -149,6 +150,8 @@ def read_source(spec: str, modality: Modality) -> Source:
         if why is not None:
             raise TowerError(f"tower '{spec}' has the option '{option}', but {why}: leave it away")
     _check_values(spec, common if own is None else {**options, **common})
+    if scheme == "package" and int(options.get("side", LEAST_PACKAGED_SIDE)) < LEAST_PACKAGED_SIDE:
+        raise TowerError(f"tower '{spec}': give the pixels of a side, at least {LEAST_PACKAGED_SIDE}")
     return Source(spec, modality, scheme, name, options, common)
 
 
@@ -252,7 +255,7 @@ def _picture_network(source: Source) -> PictureNetwork:
     if source.scheme == "package":
         from encoders import efficientnet_lite
 
-        return efficientnet_lite.picture_network(source.name)
+        return efficientnet_lite.picture_network(source.name, int(source.options.get("side", 0)) or None)
     if source.scheme == COMPACT:
         from encoders import compact
 

@@ -18,7 +18,7 @@ from conftest import cosine_distance
 from encoders import bert, efficientnet_lite, sentence_encoder
 from encoders.integrity import hash_file
 from encoders.presets import DEFAULT_TOWERS, PROBE_TEXTS, build_tower
-from encoders.sources import PACKAGED
+from encoders.sources import PACKAGED, load_picture_network, read_source
 from encoders.towers import load_tower
 from encoders.weights import WeightsError, package_folder, read_torch
 
@@ -76,6 +76,32 @@ def test_the_default_picture_tower_has_both_forms_and_they_agree(built: Callable
     alone = np.concatenate([litert.encode(picture[None]) for picture in pictures])
     np.testing.assert_array_equal(alone, features)
     np.testing.assert_array_equal(load_tower(folder, threads=1).encode(pictures), features)
+
+
+@pytest.mark.parametrize("side", [64, 92])
+def test_a_packaged_picture_tower_takes_another_side(side: int, built: Callable[[str], Path], tmp_path: Path) -> None:
+    usual = load_tower(built("efficientnet-lite0")).spec
+    spec = build_tower(f"package:efficientnet-lite0?side={side}", "picture", tmp_path / "tower")
+    assert (spec.side, spec.dimension, spec.forms) == (side, usual.dimension, usual.forms)
+    assert spec.weights_hash != usual.weights_hash
+    pictures = np.full((2, side, side, 3), 255, np.uint8)
+    pictures[0, side // 4 : side // 2, side // 4 : side // 2] = (255, 0, 0)
+    features = load_tower(tmp_path / "tower").encode(pictures)
+    network = efficientnet_lite.picture_network("efficientnet-lite0", side)
+    assert cosine_distance(features, network.features(tf.constant(pictures)).numpy()) < 1e-6
+    tiles = (features[:, -48:] / efficientnet_lite.TILES_SCALE + 0.5).reshape(2, 4, 4, 3)
+    np.testing.assert_allclose(tiles[1], 1, atol=1e-5)
+    np.testing.assert_allclose(tiles[0, 1, 1], [1, 0, 0], atol=0.3)
+    np.testing.assert_allclose(tiles[0, 3], 1, atol=1e-5)
+
+
+def test_the_side_that_a_network_was_trained_with_is_the_same_tower(built: Callable[[str], Path]) -> None:
+    usual = load_tower(built("efficientnet-lite0")).spec
+    assert load_picture_network(read_source("package:efficientnet-lite0?side=224", "picture")).weights_hash == usual.weights_hash
+    assert efficientnet_lite.picture_network("efficientnet-lite2", 224).weights_hash not in (
+        usual.weights_hash,
+        efficientnet_lite.picture_network("efficientnet-lite2").weights_hash,
+    )
 
 
 def test_the_picture_towers_blocks_are_of_like_weight_and_fit_float16(built: Callable[[str], Path]) -> None:

@@ -239,6 +239,10 @@ def test_towers_side_by_side_are_one_tower(tmp_path: Path) -> None:
         ("hf:x?prefix=y", "picture", r"^tower .* has the option 'prefix', which is unknown: known are batch, crop_ratio, fit, "),
         ("hf:x?tokens=5", "picture", r"^tower .* has the option 'tokens', which is unknown: known are .*, resample, xla$"),
         ("keras-hub:x?side=5", "text", r"^tower .* has the option 'side', which is unknown: known are batch, form, pooling, "),
+        ("package:efficientnet-lite0?side=63", "picture", r"^tower '.*\?side=63': give the pixels of a side, at least 64$"),
+        ("package:efficientnet-lite2?side=9.5", "picture", r"^tower '.*\?side=9\.5': side is a number of at least 1$"),
+        ("package:efficientnet-lite1?pooling=max", "picture", r"^tower .*'pooling', which is unknown: known are batch, .* side$"),
+        ("package:minilm?side=64", "text", r"^tower .* has the option 'side', which is unknown: known are batch, form, prefix$"),
         ("tflite:x", "text", r"^tower 'tflite:x' encodes a picture, not a text: name another one$"),
     ],
 )
