@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from encoders.conversion import PictureNetwork, TextNetwork
 
 DEFAULT_TOWERS: Mapping[Modality, str] = {
-    "picture": "package:efficientnet-lite0",
+    "picture": "package:efficientnet-lite0?side=288",
     "text": "package:use-multilingual",
 }
 

@@ -78,7 +78,7 @@ class Config:
     grace_hours: float = setting(24.0, "hours that what is no longer needed stays for those who may still read it")
 
     picture_tower: str = setting(
-        "package:efficientnet-lite0",
+        "package:efficientnet-lite0?side=288",
         "tower for pictures of a bundle that is trained: package:, keras:, keras-hub:, hf:, saved-model:, tflite: or compact:...;"
         " several with commas between them stand side by side; '' for none",
     )
