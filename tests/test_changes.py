@@ -377,8 +377,8 @@ def test_a_dry_run_without_a_bundle_says_so_and_trains_none(config: MakeConfig) 
     assert lines == [
         "dry run: the index has no bundle: a run trains one on this catalogue first (or takes one by --bundle DIR)",
         (
-            "2 files with 60 rows: all products would be new, and all their pictures (package:efficientnet-lite0?side=288) and texts "
-            "(package:use-multilingual) encoded"
+            "2 files with 60 rows: all products would be new, and all their pictures (package:efficientnet-lite0?side=288) and "
+            "texts (package:use-multilingual) encoded"
         ),
         "how long that takes is known once there is a bundle: catalogue-index train",
     ]

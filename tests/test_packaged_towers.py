@@ -44,11 +44,11 @@ TEXTS = [
 ]
 
 
-def photographs(count: int) -> npt.NDArray[np.uint8]:
-    """Draw smooth noisy pictures, uint8[count, 224, 224, 3]."""
+def photographs(count: int, side: int = 224) -> npt.NDArray[np.uint8]:
+    """Draw smooth noisy pictures, uint8[count, side, side, 3]."""
     rng = np.random.default_rng(5)
     coarse = rng.integers(0, 256, (count, 8, 8, 3)).astype(np.float32)
-    smooth = tf.image.resize(coarse, (224, 224), "bicubic").numpy()
+    smooth = tf.image.resize(coarse, (side, side), "bicubic").numpy()
     return np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
 
 
@@ -70,7 +70,7 @@ def test_the_default_picture_tower_has_both_forms_and_they_agree(built: Callable
     litert, saved_model = load_tower(folder), load_tower(folder, "saved_model")
     assert (litert.form, saved_model.form) == ("litert", "saved_model")
     assert (litert.spec.side, litert.spec.dimension) == (288, 2960)
-    pictures = photographs(6)
+    pictures = photographs(6, 288)
     features = litert.encode(pictures)
     assert cosine_distance(features, saved_model.encode(pictures)) < 1e-7
     alone = np.concatenate([litert.encode(picture[None]) for picture in pictures])
