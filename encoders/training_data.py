@@ -1,7 +1,7 @@
 """What heads are trained on: batches of products with the queries they answer, read from arrays or files of features.
 
 A training product has a picture's feature, a text's feature (what the index holds of it), or both. A training query
-is the text tower's feature of a title, or of a phrase made from columns.
+is the text tower's feature of a title, of a sentence of a description, or of a phrase made from columns.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class ArrayTrainingData:
     their features are the mean, as the index's are; 1 where it is not named.
     phrase_share: share of the training batches that ask phrases, the others asking titles: both in one batch teach
     titles worse.
+    product_sentences: int[N, s], the queries that are sentences of a product's description, filled up with -1; None where there
+    are none. sentence_share: share of the batches that ask `sentences_per_product` of them a product.
     """
 
     features: Mapping[str, Features]
@@ -79,6 +81,9 @@ class ArrayTrainingData:
     batch_rows: int = 512
     phrase_share: float = 0.4
     phrases_per_product: int = 2
+    product_sentences: Ids | None = None
+    sentence_share: float = 0.2
+    sentences_per_product: int = 1
     max_validation: int = 2000
     seed: int = 0
 
@@ -127,9 +132,14 @@ class ArrayTrainingData:
         return self.batch(rows, self.ask(rows, rng), rng)
 
     def ask(self, rows: Ids, rng: np.random.Generator) -> Ids:
-        """Draw the queries of a training batch: titles, or phrases."""
+        """Draw the queries of a training batch: titles, sentences, or phrases."""
         titles, phrases = _draw(self.title_ids[rows], 1, rng), self.product_phrases[rows]
-        asks_phrases = rng.random() < self.phrase_share
+        drawn = rng.random()
+        if self.product_sentences is not None and drawn >= 1.0 - self.sentence_share:
+            sentences = self.product_sentences[rows]
+            if (sentences >= 0).any():
+                return _draw(sentences, self.sentences_per_product, rng)
+        asks_phrases = drawn < self.phrase_share
         if (asks_phrases and (phrases >= 0).any()) or not len(titles):
             return _draw(phrases, self.phrases_per_product, rng)
         return titles
@@ -137,7 +147,8 @@ class ArrayTrainingData:
     def batch(self, rows: Ids, queries: Ids, rng: np.random.Generator | None) -> TrainingBatch:
         """Make a batch of one drawn view of each product, or of the mean that the index has; rows and queries are sorted."""
         rows, asked = np.sort(rows), np.unique(queries)
-        ids = np.concatenate([self.title_ids[rows], self.product_phrases[rows]], axis=1)
+        known = [self.title_ids, self.product_phrases, *([] if self.product_sentences is None else [self.product_sentences])]
+        ids = np.concatenate([own[rows] for own in known], axis=1)
         answers = np.zeros((len(asked), len(rows)), np.bool_)
         if len(asked):
             slots = np.searchsorted(asked, ids).clip(max=len(asked) - 1)

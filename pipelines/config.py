@@ -129,6 +129,8 @@ class Config:
     )
     max_training_products: int = setting(200_000, "products that heads are trained on, at most")
     max_phrases: int = setting(20_000, "distinct phrases encoded for training, at most")
+    max_sentences: int = setting(20_000, "distinct sentences of descriptions encoded for training, at most; 0: none")
+    sentence_share: float = setting(0.2, "share of the training's batches that ask sentences of descriptions")
     fine_tune: Mapping[str, str] = setting(
         {}, "train the last N layers of a tower further before the heads: picture=4 (default: none; everything is then encoded "
         "again)"
@@ -173,7 +175,8 @@ PREVIEW_SETTINGS = (
 IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
     "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "phrase_languages",
-    "words", "max_training_products", "max_phrases", "fine_tune", "fine_tune_steps", "fine_tune_minutes", "epochs", "loss",
+    "words", "max_training_products", "max_phrases", "max_sentences", "sentence_share",
+    "fine_tune", "fine_tune_steps", "fine_tune_minutes", "epochs", "loss",
     "ranking", "remove_gap", "group", "tensorboard", "holdout",
 )  # fmt: skip
 
@@ -248,7 +251,7 @@ def check(config: Config) -> Config:
     least = {"max_pictures": 1, "max_reviews": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
              "max_index_bytes": 1, "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
              "epochs": 0, "fine_tune_steps": 0, "fine_tune_minutes": 0,
-             "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0}  # fmt: skip
+             "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0, "max_sentences": 0}  # fmt: skip
     for name, minimum in least.items():
         value = getattr(config, name)
         if value is not None and value < minimum:
@@ -256,6 +259,8 @@ def check(config: Config) -> Config:
     for name in ("max_reject_rate", "min_recall", "max_shrink", "max_evaluation_drop"):
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"{flag(name)} is {getattr(config, name)}; it is a share between 0 and 1")
+    if not 0 <= config.sentence_share <= 0.5:
+        raise ConfigError(f"--sentence-share is {config.sentence_share}; it is a share between 0 and 0.5")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
     for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS),

@@ -1,4 +1,4 @@
-"""What a bundle's heads are trained on: products, the phrases that fit them, and the features of both.
+"""What a bundle's heads are trained on: products, sentences and phrases that fit them, and the features of both.
 
 The products are the first of the one order, which is a random sample; features are gathered in memory-mapped files.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -29,10 +29,12 @@ from pipelines.runner import run_pipeline
 from pipelines.statistics import find_settings
 from pipelines.views import index_views, text_maker, training_views
 from transforms.phrases import find_roles, phrases_of, pool_phrases, product_attributes
+from transforms.sentences import sentences, shared_by_many
 from transforms.shop_words import ShopWords
 from transforms.text import clean_text
 
 PHRASES_PER_PRODUCT = 8
+SENTENCES_PER_PRODUCT = 6
 VALIDATION_SHARE = 0.05
 GROUP_COLUMNS = ("item_group_id", "parent")
 
@@ -49,6 +51,7 @@ class Products:
         titles: cleaned titles, None where there is none.
         phrases: phrases that fit each product.
         groups: what the column of groups says of each, None where there is none or it is empty.
+        sentences: sentences of each description.
     """
 
     ids: list[str]
@@ -56,6 +59,7 @@ class Products:
     titles: list[str | None]
     phrases: list[list[str]]
     groups: list[str | None]
+    sentences: list[list[str]] = field(default_factory=list)
 
 
 def shop_words(config: Config) -> ShopWords:
@@ -106,6 +110,8 @@ def read_products(job: Job) -> Products:
             products.titles.append(row.get("title") or (text if "title" not in names else None))
             attributes = product_attributes(row, roles, words)
             products.groups.append(str(row[group]) if group and row[group] not in (None, "") else None)
+            described = row.get("description") if config.max_sentences else None
+            products.sentences.append(sentences(described, SENTENCES_PER_PRODUCT) if isinstance(described, str) else [])
             products.phrases.append(phrases_of(attributes, PHRASES_PER_PRODUCT, config.seed, words, languages))
     return products
 
@@ -198,7 +204,7 @@ def encode_queries(job: Job, texts: Sequence[str]) -> dict[str, int] | None:
     settings = EncodeSettings(
         job.run, "queries", job.run.file("queries"), space, job.towers["text"], (), None, job.config.max_pixels, len(names)
     )  # fmt: skip
-    _log.info("encode: %d titles and phrases to train with", len(texts))
+    _log.info("encode: %d titles, sentences and phrases to train with", len(texts))
     return run_pipeline(lambda p: p | "Queries" >> beam.Create(["texts"]) | Encode(settings), job.flags)
 
 
@@ -262,16 +268,30 @@ def _titles_as_asked(titles: Sequence[str], job: Job) -> dict[str, list[str]]:
     return {title: make(clean_text(title)) for title in titles}
 
 
+def _numbers(texts: Sequence[Sequence[str]], pool: Sequence[str], number: Mapping[str, int], most: int) -> np.ndarray:
+    """Return the numbers of each product's texts that are in the pool: int32[N, most], filled up with -1."""
+    numbers = np.full((len(texts), most), -1, dtype=np.int32)
+    known = {text: number[text] for text in pool if text in number}
+    for row, own in enumerate(texts):
+        found = [known[text] for text in own if text in known][:most]
+        numbers[row, : len(found)] = found
+    return numbers
+
+
 def training_data(job: Job, products: Products, folder: Path) -> tuple[ArrayTrainingData, dict[str, int]]:
-    """Encode titles and phrases, gather all features, and split off the validation products."""
+    """Encode titles, sentences and phrases, gather all features, and split off the validation products."""
     config = job.config
     features, present = {}, {}
     for modality in job.spaces:
         features[modality], present[modality] = gather_features(job, products, modality, folder / f"{modality}.npy")
     phrases = pool_phrases(zip(products.ids, products.phrases, strict=True), config.max_phrases, config.seed)
+    shared = shared_by_many(products.sentences, len(products.ids))
+    own = [[text for text in texts if text not in shared] for texts in products.sentences]
+    most = config.max_sentences if config.sentence_share else 0
+    quoted = pool_phrases(zip(products.ids, own, strict=False), most, config.seed)
     titles = sorted({title for title in products.titles if title})
     asked = _titles_as_asked(titles, job)
-    texts = sorted({*phrases, *(view for views in asked.values() for view in views)}) if "text" in job.spaces else []
+    texts = sorted({*phrases, *quoted, *(view for views in asked.values() for view in views)}) if "text" in job.spaces else []
     encoded = np.zeros((0, job.spaces["text"].dimension if "text" in job.spaces else 1), dtype="<f2")
     if texts:
         encode_queries(job, texts)
@@ -279,11 +299,8 @@ def training_data(job: Job, products: Products, folder: Path) -> tuple[ArrayTrai
         if config.views == 1:
             encoded = job.spaces["text"].views.of_query(encoded)
     number = {text: i for i, text in enumerate(texts)}
-    fits = np.full((len(products.ids), PHRASES_PER_PRODUCT), -1, dtype=np.int32)
-    pool = set(phrases)
-    for row, own in enumerate(products.phrases):
-        known = [number[text] for text in own if text in pool and text in number][:PHRASES_PER_PRODUCT]
-        fits[row, : len(known)] = known
+    fits = _numbers(products.phrases, phrases, number, PHRASES_PER_PRODUCT)
+    said = _numbers(own, quoted, number, SENTENCES_PER_PRODUCT) if quoted else None
     none = [-1] * max(map(len, asked.values()), default=1)
     title_ids = np.array(
         [[number.get(view, -1) for view in asked[title]] if title else none for title in products.titles], dtype=np.int64
@@ -295,8 +312,10 @@ def training_data(job: Job, products: Products, folder: Path) -> tuple[ArrayTrai
         query_texts=texts,
         title_ids=title_ids,
         product_phrases=fits,
+        product_sentences=said,
+        sentence_share=config.sentence_share,
         validation_rows=split_validation(products),
         index_views={name: min(views.count, config.views) for name, views in index_views(config).items()},
         seed=config.seed,
     )
-    return data, {"products": len(products.ids), "titles": len(titles), "phrases": len(phrases)}
+    return data, {"products": len(products.ids), "titles": len(titles), "phrases": len(phrases), "sentences": len(quoted)}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,33 @@ def test_any_view_of_a_title_is_asked_and_all_of_them_are_right(data: ArrayTrain
     for batch in several.train_batches(0):
         rows, right = batch.products["text"][:, 0], batch.answers.argmax(axis=1)
         assert np.array_equal(rows[right], batch.queries[:, 0] % PRODUCTS)
+
+
+def asking_sentences(data: ArrayTrainingData, share: float) -> ArrayTrainingData:
+    """Sentences 540 to 789, each of four products; of every tenth product the sentence is also its title."""
+    queries = np.arange(500 + PHRASES + 250, dtype=np.float32)[:, None]
+    number = np.arange(PRODUCTS)
+    said = np.stack([500 + PHRASES + number // 4, np.where(number % 10 == 0, number // 2, -1)], axis=1)
+    return dataclasses.replace(data, queries=queries, product_sentences=said, sentence_share=share)
+
+
+def test_a_share_of_the_batches_asks_sentences_and_all_who_say_them_are_right(data: ArrayTrainingData) -> None:
+    asking = asking_sentences(data, 0.3)
+    batches = [batch for epoch in range(40) for batch in asking.train_batches(epoch)]
+    assert asking.product_sentences is not None
+    of_sentences = [batch for batch in batches if (batch.queries[:, 0] >= 500 + PHRASES).any()]
+    assert 0.2 < len(of_sentences) / len(batches) < 0.4
+    for batch in of_sentences:
+        rows, asked = batch.products["text"][:, 0].astype(int), batch.queries[:, 0].astype(int)
+        right = (asking.title_ids[rows, 0] == asked[:, None]) | (asking.product_sentences[rows] == asked[:, None, None]).any(2)
+        assert np.array_equal(batch.answers, right)
+        assert batch.answers.any(axis=1).all()
+
+
+def test_without_sentences_batches_are_drawn_as_they_were(data: ArrayTrainingData) -> None:
+    empty = np.full((PRODUCTS, 2), -1)
+    others = [dataclasses.replace(data, product_sentences=none, sentence_share=0.5) for none in (None, empty)]
+    for epoch in range(3):
+        for batches in zip(*(one.train_batches(epoch) for one in (data, *others)), strict=True):
+            assert all(np.array_equal(batch.queries, batches[0].queries) for batch in batches)
+            assert all(np.array_equal(batch.answers, batches[0].answers) for batch in batches)
