@@ -107,18 +107,18 @@ class ArrayTrainingData:
         if len(pending):
             yield self._train_batch(pending, rng)
 
-    def validation(self) -> TrainingBatch:
-        """Give the products held out, `max_validation` of them at most, each with its title and two phrases."""
-        return self.batch(*self.validation_sample(), None)
+    def validation(self, phrases: int = 2) -> TrainingBatch:
+        """Give the products held out, `max_validation` of them at most, each with its title and so many of its phrases."""
+        return self.batch(*self.validation_sample(phrases), None)
 
-    def validation_sample(self) -> tuple[Ids, Ids]:
-        """Draw the rows of the products held out, sorted, and the queries for them."""
+    def validation_sample(self, phrases: int = 2) -> tuple[Ids, Ids]:
+        """Draw the rows of the products held out, sorted, and the queries for them, so many phrases of each."""
         rng = np.random.default_rng((self.seed, 0xFFFFFFFF))
         rows = np.flatnonzero(self.validation_rows)
         if len(rows) > self.max_validation:
             rows = np.sort(rng.choice(rows, self.max_validation, replace=False))
-        titles, phrases = self.title_ids[rows, 0], _draw(self.product_phrases[rows], 2, rng)
-        return rows, np.concatenate([titles[titles >= 0], phrases])
+        titles, drawn = self.title_ids[rows, 0], _draw(self.product_phrases[rows], phrases, rng)
+        return rows, np.concatenate([titles[titles >= 0], drawn])
 
     def _shuffled_rows(self, rng: np.random.Generator) -> Iterator[Ids]:
         starts = rng.permutation(np.arange(0, len(self.title_ids), _RUN_ROWS))

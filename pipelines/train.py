@@ -24,7 +24,7 @@ from encoders.ranking_training import RankingSettings, TrainedRanker, train_rank
 from encoders.selection import ChosenFusion, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainedHeads, TrainingSettings, remove_gaps, train_heads
-from encoders.training_data import ArrayTrainingData, TrainingData
+from encoders.training_data import ArrayTrainingData
 from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
@@ -32,7 +32,7 @@ from pipelines.fine_tune import train_given_towers, trained_layers
 from pipelines.job import finish_run
 from pipelines.layout import Index
 from pipelines.statistics import fit_statistics
-from pipelines.training_features import encode_products, shop_words, training_data
+from pipelines.training_features import PHRASES_PER_PRODUCT, encode_products, shop_words, training_data
 from pipelines.training_watch import watch_training
 from pipelines.views import index_views
 
@@ -109,7 +109,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     return bundle if config.bundle else open_at(own)
 
 
-def _choose(config: Config, trained: TrainedHeads, heads: Mapping[str, Head], data: TrainingData) -> ChosenFusion:
+def _choose(config: Config, trained: TrainedHeads, heads: Mapping[str, Head], data: ArrayTrainingData) -> ChosenFusion:
     """Choose the weights of modalities that the configuration leaves open."""
     weights = {name: weight for name, weight in fusion_weights(config).items() if name in heads}
     kind = config.fusion or DEFAULT_FUSION
@@ -117,7 +117,7 @@ def _choose(config: Config, trained: TrainedHeads, heads: Mapping[str, Head], da
         raise ConfigError("--fusion attention: the catalogue has no titles or phrases to train it with")
     fusion = Fusion(kind, weights, gate=trained.gate)  # type: ignore[arg-type]
     fixed = any(name in config.weight for name in heads)
-    return choose_weights(fusion, heads, data.validation(), fixed, config.seed)
+    return choose_weights(fusion, heads, data.validation(PHRASES_PER_PRODUCT), fixed, config.seed)
 
 
 def _rank(config: Config, heads: Mapping[str, Head], fusion: Fusion, data: ArrayTrainingData) -> TrainedRanker:
