@@ -6,7 +6,7 @@ Every row of the table trains heads with default settings on four fifths of the 
 `benchmarks.quality fashion` does, with the towers it names. A tower encodes the catalogue once: of towers side by side
 the features of each are put beside one another, and rows of some values only are cut from them. Fused vectors are the
 weighted sum of .5 and .5 in all rows; beside them stand those of the weights chosen on validation. Encoding is the time
-of one core that towers take for an item, without decoding, in that of the default tower. Prints a Markdown table; rows
+of one core that towers take for an item, without decoding, in that of the first row's. Prints a Markdown table; rows
 that DIR has already are not measured again (delete DIR/rows after changes of training).
 """
 
@@ -76,9 +76,9 @@ class Row:
 
 
 ROWS = (
-    Row("EfficientNet-Lite 0, multilingual sentence encoder (the default)"),
+    Row("EfficientNet-Lite 0 at 224 px, multilingual sentence encoder"),
     Row("Lite 0 and 2 side by side", f"{LITE0},{LITE2}"),
-    Row("Lite 0 at 288 px", f"{LITE0}?side=288"),
+    Row("Lite 0 at 288 px (the default)", f"{LITE0}?side=288"),
     Row("Lite 0, last layer only", values=1280),
     Row("Lite 2 (260 px)", LITE2),
     Row("Lite 0, 1 and 2 side by side", f"{LITE0},{LITE1},{LITE2}"),
