@@ -104,10 +104,10 @@ def apply_head(head: Head, features: npt.NDArray[np.floating], block: int = BLOC
     """Carry features, float16 or float32[N, D], into the shared space: float32[N, d], unit norm.
 
     Rows are taken in blocks of `block`, the last one padded, so that a row's bits depend neither on N nor on
-    its neighbours (on one kind of machine and one number of BLAS threads). Whatever is stored takes the
-    default block; a smaller one answers a single query sooner and differs in the last bits. A row that the
-    head maps to 0 stays 0. Raises HeadError for another dimension than the head's and for features that are
-    not finite.
+    its neighbours, and at most the last ones on its place in the block (on one kind of machine and one number of
+    BLAS threads). Whatever is stored takes the default block; a smaller one answers a single query sooner and
+    differs in the last bits. A row that the head maps to 0 stays 0. Raises HeadError for another dimension than
+    the head's and for features that are not finite.
     """
     if features.ndim != 2 or features.shape[1] != head.dimension_in:
         raise HeadError(f"features of shape {features.shape} do not fit a head for dimension {head.dimension_in}")

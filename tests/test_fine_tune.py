@@ -115,6 +115,6 @@ def test_a_text_tower_is_trained_on_titles_and_refused_without_them(
     (built,) = (read_json(str(path))["weights_hash"] for path in Path(Index(config.index).towers).glob("text-*/tower.json"))
     assert bundle.towers["text"].weights_hash != built
     assert np.isfinite(bundle.load_tower("text").encode(["red shirt", "blue shirt number 8"])).all()
-    untitled = write_shards(tmp_path / "untitled", [row | {"name": "", "colour": ""} for row in rows], 9)
+    untitled = write_shards(tmp_path / "untitled", [row | {"name": "", "colour": "", "body_html": "shirts"} for row in rows], 9)
     with pytest.raises(ConfigError, match="--fine-tune text=1: the catalogue has no titles or phrases to train it with"):
         train(config.replace(catalogue=(untitled,)))

@@ -222,7 +222,7 @@ def test_batches_hold_like_lengths_within_the_limits() -> None:
 def test_several_threads_may_share_a_tower(bert: Path) -> None:
     tower = load_tower(bert)
     texts = [f"red shirt {'abc'[i % 3]} {'x' * i}" for i in range(40)]
-    expected = tower.encode(texts)
+    expected = np.concatenate([tower.encode(texts[i : i + 10]) for i in range(0, 40, 10)])
     found: dict[int, npt.NDArray[np.float32]] = {}
     threads = [
         threading.Thread(target=lambda i=i: found.__setitem__(i, tower.encode(texts[i : i + 10])))
