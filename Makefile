@@ -14,7 +14,7 @@ test: setup
 	$(PYTHON) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-harm: setup
-	$(PYTHON) -m pytest -m "harm or not harm" -s $(PYTEST_ARGS) tests/test_harm_*.py tests/test_scale.py
+	$(PYTHON) -m pytest -m "harm or not harm" -s $(PYTEST_ARGS) tests/test_harm_*.py
 
 check: setup
 	$(PYTHON) -m ruff check .

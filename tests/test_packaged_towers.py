@@ -79,7 +79,7 @@ def test_the_default_picture_tower_has_both_forms_and_they_agree(built: Callable
     np.testing.assert_array_equal(load_tower(folder, threads=1).encode(pictures), features)
 
 
-@pytest.mark.parametrize("side", [92])
+@pytest.mark.parametrize("side", [64, 92])
 def test_a_packaged_picture_tower_takes_another_side(side: int, built: Callable[[str], Path], tmp_path: Path) -> None:
     usual = load_tower(built(DEFAULT)).spec
     spec = build_tower(f"package:efficientnet-lite0?side={side}", "picture", tmp_path / "tower")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 PRODUCTS = 1_000_000
 SHARD = 100_000
@@ -29,7 +28,6 @@ print(json.dumps({"rows": report.rows, "indexed": report.indexed, "encoded": dic
 """
 
 
-@pytest.mark.harm
 def test_a_million_products_are_indexed_in_less_than_2_gb(tmp_path: Path, tiny_bundle: Path) -> None:
     for number in range(PRODUCTS // SHARD):
         ids = range(number * SHARD, (number + 1) * SHARD)

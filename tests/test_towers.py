@@ -233,6 +233,7 @@ def test_several_threads_may_share_a_tower(bert: Path) -> None:
     for thread in threads:
         thread.join()
     np.testing.assert_array_equal(np.concatenate([found[i] for i in range(0, 40, 10)]), expected)
+    np.testing.assert_allclose(tower.encode(texts), expected, atol=1e-6)
 
 
 def test_a_feature_that_is_not_finite_is_refused(tmp_path: Path) -> None:
