@@ -47,6 +47,7 @@ from pipelines.job import Job
 from pipelines.layout import PRODUCT_ID
 from pipelines.train import ensure_towers
 from pipelines.training_features import (
+    PHRASES_PER_PRODUCT,
     Products,
     encode_products,
     encode_queries,
@@ -219,7 +220,7 @@ def measure(row: Row, catalogue: Catalogue, seed: int) -> dict[str, Any]:
     widths = {name: array.shape[2] for name, array in seen.items()}
     trained = train_heads(data, widths, TrainingSettings(seed=seed))
     weights = {name: DEFAULT_WEIGHTS[name] for name in widths}
-    chosen = choose_weights(Fusion("weighted_sum", weights), trained.heads, data.validation(), seed=seed)
+    chosen = choose_weights(Fusion("weighted_sum", weights), trained.heads, data.validation(PHRASES_PER_PRODUCT), seed=seed)
     encoded = np.asarray(side_by_side([one.asked for one in texts]), np.float32)
     found, asked = catalogue.questions.figures(trained.heads, encoded, unseen, chosen.fusion), catalogue.questions.texts
     cost = {

@@ -19,13 +19,13 @@ from catalogue_lookup.items import Items
 from catalogue_lookup.manifest import Manifest
 from catalogue_lookup.modality_vectors import ModalityVectors
 from catalogue_lookup.query import QueryEncoder, QueryError
-from catalogue_lookup.shard import BLOCK_ROWS, AnnoyShard, exact_scores, merge, nodes_for, search_shards
+from catalogue_lookup.scope import OnSale, Scope
+from catalogue_lookup.shard import BLOCK_ROWS, AnnoyShard, exact_scores, merge
 from catalogue_lookup.withdrawn import Withdrawn
 from encoders.fusion import STRUCTURED, Fusion, FusionError
 from encoders.ranking import Ranker, candidates_for
 
 Float32 = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 Found = tuple[npt.NDArray[np.int64], Float32]
 
 # Candidates an answer that are ranked anew by other weights than the index was fused with: docs/lookup.md has what it reaches.
@@ -61,24 +61,6 @@ class Hit:
     columns: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _OnSale:
-    """What is not withdrawn: a mask of the version's items, None for all of them; how many there are in the shards."""
-
-    withdrawn: Withdrawn
-    mask: Mask | None
-    items: int
-
-
-@dataclass(frozen=True)
-class _Scope:
-    """What is searched: the items on sale that fit a filter, None for all, and how many nodes of each file are looked at."""
-
-    on_sale: _OnSale
-    where: str | None
-    search_k: int
-
-
 class OpenVersion:
     """An opened version. Several threads may search at once; none may after `close`.
 
@@ -108,7 +90,7 @@ class OpenVersion:
         self._encoder: QueryEncoder | None = None
         self._opening_encoder = Lock()
         self._copy = copy
-        self._on_sale = _OnSale({}, None, len(self))
+        self._on_sale = OnSale({}, None, len(self))
 
     @property
     def shards(self) -> tuple[AnnoyShard, ...]:
@@ -146,16 +128,7 @@ class OpenVersion:
 
     def withdraw(self, withdrawn: Withdrawn) -> None:
         """Leave these products, and no others, out of all answers to queries from now on."""
-        items = [item for product_id in withdrawn if (item := self._items.find(product_id)) is not None]
-        if not items:
-            self._on_sale = _OnSale(withdrawn, None, len(self))
-            return
-        mask = np.ones(self.manifest.items, np.bool_)
-        mask[items] = False
-        self._on_sale = _OnSale(withdrawn, mask, self._count(mask))
-
-    def _count(self, mask: Mask) -> int:
-        return sum(int(mask[shard.first_item : shard.first_item + shard.items].sum()) for shard in self._shards)
+        self._on_sale = OnSale.without(withdrawn, self._items, self._shards, self.manifest.items)
 
     def encoder(self) -> QueryEncoder:
         """Return what encodes texts and pictures; its bundle is opened by the first call."""
@@ -189,7 +162,7 @@ class OpenVersion:
         wanted, unwanted = (self._encoded(side, on_sale.withdrawn) for side in (query.wanted, query.unwanted))
         own = {*wanted.items.tolist(), *unwanted.items.tolist()}
         asked = Asked(wanted, unwanted, query.vector, query.weights, query.ranking, query.kind)
-        items, scores = self._found(asked, k + len(own), _Scope(on_sale, where, search_k or self.manifest.search_k))
+        items, scores = self._found(asked, k + len(own), self._scope(on_sale, where, search_k))
         hits = [(item, score) for item, score in zip(items.tolist(), scores.tolist(), strict=True) if item not in own][:k]
         rows = [self._items.row(item) for item, _ in hits]
         return [
@@ -203,13 +176,15 @@ class OpenVersion:
         Withdrawn products count as any other.
         """
         side = Side(words, np.zeros(0, np.int64))
-        scope = _Scope(_OnSale({}, None, len(self)), None, self.manifest.search_k)
-        return self._found(Asked(side, kind=kind_of(words)), k, scope)[0]
+        return self._found(Asked(side, kind=kind_of(words)), k, self._scope(OnSale({}, None, len(self))))[0]
 
-    def _found(self, asked: Asked, count: int, scope: _Scope) -> Found:
+    def _scope(self, on_sale: OnSale, where: str | None = None, search_k: int | None = None) -> Scope:
+        return Scope(self._shards, self._items, on_sale, where, search_k or self.manifest.search_k)
+
+    def _found(self, asked: Asked, count: int, scope: Scope) -> Found:
         """Return the closest items to a query, and their scores."""
         if asked.vector is not None:
-            return self._nearest(self._checked(asked.vector), count, scope)
+            return scope.nearest(self._checked(asked.vector), count)
         if asked.weights is not None:
             return self._found_by_weights(asked, asked.weights, count, scope)
         # Only the bundle has what attention weighs words by; products need no bundle.
@@ -217,21 +192,21 @@ class OpenVersion:
         fusion = self.encoder().bundle.fusion if words else self._modality_vectors.fusion
         vector = compose(*(side.vector(fusion, self._vectors(side.items)) for side in (asked.wanted, asked.unwanted)))
         if ranker := self._ranker_of(asked):
-            items, _ = self._nearest(vector, candidates_for(count), scope)
+            items, _ = scope.nearest(vector, candidates_for(count))
             own = query_vectors(asked.wanted, self._modality_vectors)
             return rank_by_attention(ranker, own, vector, items, self._vectors(items), self._modality_vectors, count)
         if ranking := self._modality_vectors.fusion.for_query(asked.kind):
-            items, _ = self._nearest(vector, CANDIDATES * count, scope)
+            items, _ = scope.nearest(vector, CANDIDATES * count)
             again = asked.wanted.vector(ranking, self._vectors(asked.wanted.items))
             assert again is not None
             return self._ranked(again, ranking, items, count)
-        return self._nearest(vector, count, scope)
+        return scope.nearest(vector, count)
 
-    def _found_by_weights(self, asked: Asked, weights: Mapping[str, float], count: int, scope: _Scope) -> Found:
+    def _found_by_weights(self, asked: Asked, weights: Mapping[str, float], count: int, scope: Scope) -> Found:
         fusion = self._fusion_of(weights)
         vector = compose(*(self._weighted(side, fusion) for side in (asked.wanted, asked.unwanted)))
         carried = self._modality_vectors.fusion.carry(vector[None], fusion)[0]
-        items, _ = self._nearest(carried, CANDIDATES * count, scope)
+        items, _ = scope.nearest(carried, CANDIDATES * count)
         return self._ranked(vector, fusion, items, count)
 
     def _encoded(self, inputs: Inputs, withdrawn: Withdrawn) -> Side:
@@ -309,49 +284,3 @@ class OpenVersion:
         if not np.isfinite(checked).all() or (self.manifest.metric in ("angular", "dot") and not checked.any()):
             raise QueryError("the vector is zero or has values that are not finite: nothing is close to it")
         return checked
-
-    def _nearest(self, query: Float32, count: int, scope: _Scope) -> Found:
-        """Return the closest of the items on sale that fit a filter."""
-        on_sale, search_k = scope.on_sale, scope.search_k
-        if scope.where is not None:
-            fits = self._items.matching(scope.where)
-            fits = fits if on_sale.mask is None else fits & on_sale.mask
-            return self._nearest_matching(query, fits, count, search_k)
-        if on_sale.mask is not None:
-            return self._nearest_on_sale(query, on_sale.mask, on_sale.items, count, search_k)
-        return search_shards(self._shards, query, count, search_k)
-
-    def _nearest_on_sale(self, query: Float32, mask: Mask, on_sale: int, count: int, search_k: int) -> Found:
-        """Return the closest of the items on sale.
-
-        Few queries meet a withdrawn product, so twice as many candidates of the same nodes are enough for nearly all;
-        four times as many nodes are looked at while too few are on sale, in the end all items.
-        """
-        nodes = nodes_for(count, search_k)
-        candidates = count + min(count, len(self) - on_sale)
-        while True:
-            items, scores = merge(self._shards, [shard.nearest(query, candidates, nodes) for shard in self._shards], candidates)
-            kept = mask[items]
-            if kept.sum() >= min(count, on_sale):
-                return items[kept][:count], scores[kept][:count]
-            candidates, nodes = 4 * candidates, 4 * nodes
-
-    def _nearest_matching(self, query: Float32, fits: Mask, count: int, search_k: int) -> Found:
-        """Return the closest of the items that fit.
-
-        With m of n fitting, the closest are expected among the first count n / m candidates; twice as many are asked
-        for, and more while too few of them fit. As soon as that looks at more nodes than items fit, those are scored.
-        """
-        total = self._count(fits)
-        candidates = 2 * count * len(self) // max(total, 1)
-        while nodes_for(candidates, search_k) * len(self._shards) < total:
-            items, scores = search_shards(self._shards, query, candidates, search_k)
-            kept = fits[items]
-            if kept.sum() >= count:
-                return items[kept][:count], scores[kept][:count]
-            candidates *= 4
-        exact = []
-        for shard in self._shards:
-            items = shard.first_item + np.flatnonzero(fits[shard.first_item : shard.first_item + shard.items])
-            exact.append((items, shard.score(query, items)))
-        return merge(self._shards, exact, count)

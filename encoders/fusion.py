@@ -52,6 +52,8 @@ Mask = npt.NDArray[np.bool_]
 STRUCTURED = "structured"
 # Kinds of fusion that have a use for weights.
 WEIGHING: tuple[FusionKind, ...] = ("concatenation", "weighted_sum")
+# Kinds of queries that weights of their own may rank: those by one modality, whose vector is compared with all.
+ASKED_BY = ("text", "picture")
 
 
 class FusionError(ValueError):
@@ -97,6 +99,10 @@ class Fusion:
             weights[STRUCTURED] = structured
         if self.query_weights and self.kind not in WEIGHING:
             raise FusionError(f"a fusion by {self.kind} has no weights, so queries have none of their own")
+        for kind, own in self.query_weights.items():
+            if kind not in ASKED_BY or not set(Fusion(self.kind, own).modalities) <= set(weights):
+                names = ", ".join(weights)
+                raise FusionError(f"weights {dict(own)} of queries by {kind}: they are of {names}, by text or picture")
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "structured_dimension", self.structured_dimension if structured else 0)
 

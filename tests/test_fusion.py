@@ -338,3 +338,8 @@ def test_a_query_of_other_weights_is_carried_to_a_sum(kind: FusionKind, vectors:
 def test_fusions_that_do_not_weigh_have_no_weights_of_queries() -> None:
     with pytest.raises(FusionError, match=r"^a fusion by mean has no weights, so queries have none of their own$"):
         Fusion("mean", WEIGHTS, query_weights={"text": {"text": 1.0}})
+    for bad in ({"product": {"text": 1.0}}, {"text": {"smell": 1.0}}):
+        with pytest.raises(FusionError, match=r"of queries by (product|text): they are of picture, text, by text or picture$"):
+            Fusion("weighted_sum", WEIGHTS, query_weights=bad)
+    with pytest.raises(FusionError, match=r"^fusion weight -1.0 of 'text' is not a finite number of 0 or more$"):
+        Fusion("weighted_sum", WEIGHTS, query_weights={"text": {"text": -1}})

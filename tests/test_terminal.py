@@ -59,15 +59,19 @@ def test_in_a_file_a_line_of_a_run_is_a_sentence_with_date_and_level(tmp_path: P
     assert "columns: product_id is sku, title is name, description is body_html, picture is image, price" in told
 
 
-def test_on_a_terminal_a_line_has_the_time_of_day() -> None:
+def on_terminal(code: str, **environment: str) -> str:
+    """Return what a program shows on a terminal."""
     ours, theirs = pty.openpty()
     try:
-        narrow = {**os.environ, "TERM": "dumb", "COLUMNS": "60"}
-        subprocess.run([sys.executable, "-c", SAY], stderr=theirs, check=True, env=narrow)
+        subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, env={**os.environ, **environment})
         os.close(theirs)
-        shown = os.read(ours, 1 << 16).decode()
+        return os.read(ours, 1 << 16).decode()
     finally:
         os.close(ours)
+
+
+def test_on_a_terminal_a_line_has_the_time_of_day() -> None:
+    shown = on_terminal(SAY, TERM="dumb", COLUMNS="60")
     first, *rest = shown.splitlines()
     assert re.match(r"\d\d:\d\d:\d\d plan: \[bold\] a long sentence", first)
     assert len(rest) >= 2
@@ -80,14 +84,7 @@ def test_on_a_terminal_with_colours_no_word_of_a_line_is_coloured() -> None:
         "import logging; from pipelines.terminal import prepare_process; prepare_process()\n"
         f"logging.getLogger('pipelines').info({sentence!r})"
     )
-    ours, theirs = pty.openpty()
-    try:
-        colours = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
-        subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, env=colours)
-        os.close(theirs)
-        shown = os.read(ours, 1 << 16).decode()
-    finally:
-        os.close(ours)
+    shown = on_terminal(code, TERM="xterm-256color", COLUMNS="120")
     assert "\x1b[" in shown  # the time's
     assert sentence in shown
 
