@@ -190,7 +190,8 @@ def test_a_shard_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("x.csv", b"id,title\n"), ("x.csv", b"\n"), ("x.jsonl", b"\n\n"), ("x.jsonl.gz", gzip.compress(b"", mtime=0))]
+    ("name", "content"),
+    [("x.csv", b"id,title\n"), ("x.csv", b"\n"), ("x.jsonl", b"\n\n"), ("x.jsonl.gz", gzip.compress(b"", mtime=0))],
 )
 def test_shards_without_rows_read_as_nothing(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
