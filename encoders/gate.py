@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,13 @@ class Gate:
     def dimension(self) -> int:
         """Give d, the dimension of the vectors it weighs."""
         return self.hidden.shape[0] // len(self.modalities) - 1
+
+    def widened(self, values: int) -> Gate:
+        """Return the gate for vectors that have so many further values, which it does not look at."""
+        many = len(self.modalities)
+        blocks = self.hidden[:-many].reshape(many, self.dimension, -1)
+        wider = np.pad(blocks, ((0, 0), (0, values), (0, 0))).reshape(many * (self.dimension + values), -1)
+        return replace(self, hidden=np.concatenate([wider, self.hidden[-many:]]))
 
     def weigh(self, parts: Mapping[str, tuple[Float32, Mask]], rows: int) -> Float32:
         """Return the weights of masked vectors, float32[N, d] with bool[N]: float32[N, M], zeros where nothing is there.

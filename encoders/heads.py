@@ -25,19 +25,26 @@ class HeadError(ValueError):
 class Head:
     """Map a feature x of dimension D to a vector of the shared space, of dimension d.
 
-    With z = (x - mean) / scale, the vector is `z linear + relu(z hidden + hidden_bias) output + bias`,
+    With z = (x - mean) / scale, the learned vector is `z linear + relu(z hidden + hidden_bias) output + bias`,
     brought to unit norm: a linear map beside one hidden layer of h units (h may be 0). Where there is a `gap`, it is
     taken away, and what is left is brought to unit norm. Arrays are float32.
+
+    m further values may stand beside the e learned ones, d = e + m: those of the whitened feature
+    y = z whitening + whitening_bias (`encoders.whitening`), or zeros where `whitening` has no rows. With s the share of the
+    whitened, the vector is [sqrt(1 - s) v, sqrt(s) y], v and y of unit norm.
     """
 
     mean: Float32  # [D]
     scale: Float32  # [D], > 0
-    linear: Float32  # [D, d]
+    linear: Float32  # [D, e]
     hidden: Float32  # [D, h]
     hidden_bias: Float32  # [h]
-    output: Float32  # [h, d]
-    bias: Float32  # [d]
-    gap: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))  # [d] or [0]: the mean of a catalogue's vectors
+    output: Float32  # [h, e]
+    bias: Float32  # [e]
+    gap: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))  # [e] or [0]: the mean of a catalogue's vectors
+    whitening: Float32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # [D, m], or [0, m]: zeros
+    whitening_bias: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))  # [m]
+    whitened_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
@@ -45,10 +52,13 @@ class Head:
             if not np.isfinite(array).all():
                 raise HeadError(f"head array '{name}' has values that are not finite: train it again")
             object.__setattr__(self, name, array)
-        axes = self.linear.ndim, self.hidden.ndim
-        if axes != (2, 2):
-            raise HeadError(f"head arrays 'linear' and 'hidden' have {axes[0]} and {axes[1]} axes, not 2")
-        (inputs, outputs), units = self.linear.shape, self.hidden.shape[1]
+        axes = self.linear.ndim, self.hidden.ndim, self.whitening.ndim
+        if axes != (2, 2, 2):
+            shown = f"{axes[0]}, {axes[1]} and {axes[2]}"
+            raise HeadError(f"head arrays 'linear', 'hidden' and 'whitening' have {shown} axes, not 2")
+        (inputs, outputs), units, whitened = self.linear.shape, self.hidden.shape[1], self.whitening.shape[1]
+        if not (0 < self.whitened_share < 1 if len(self.whitening) else self.whitened_share == 0):
+            raise HeadError(f"head gives whitened values the share {self.whitened_share}: train it again")
         expected = {
             "mean": (inputs,),
             "scale": (inputs,),
@@ -57,6 +67,8 @@ class Head:
             "output": (units, outputs),
             "bias": (outputs,),
             "gap": (outputs,) if self.gap.size else (0,),
+            "whitening": (inputs if len(self.whitening) else 0, whitened),
+            "whitening_bias": (whitened,),
         }
         for name, shape in expected.items():
             found = getattr(self, name).shape
@@ -73,11 +85,22 @@ class Head:
     @property
     def dimension_out(self) -> int:
         """Give d, the dimension of the shared space."""
-        return int(self.linear.shape[1])
+        return int(self.linear.shape[1] + self.whitening.shape[1])
+
+    def widened(self, values: int) -> Head:
+        """Return the head with so many zeros behind its vectors, which has no whitened values yet."""
+        if self.whitening.shape[1]:
+            raise HeadError(f"head has {self.whitening.shape[1]} whitened values already")
+        return replace(self, whitening=np.zeros((0, values), np.float32), whitening_bias=np.zeros(values, np.float32))
 
     def to_npz(self, path: Path) -> None:
         """Write the arrays to `path`, uncompressed; the same arrays give the same bytes."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS if name != "gap" or self.gap.size}
+        arrays = {name: getattr(self, name) for name in _ARRAYS if name not in _OPTIONAL}
+        if self.gap.size:
+            arrays["gap"] = self.gap
+        if self.whitening.shape[1]:
+            arrays |= {name: getattr(self, name) for name in _WHITENED}
+            arrays[_SHARE] = np.float64(self.whitened_share)
         with open(path, "wb") as file:
             np.savez(file, **arrays)
 
@@ -86,18 +109,22 @@ class Head:
         """Read what `to_npz` wrote; raises HeadError, naming the file, where it is not whole."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                missing = [name for name in _ARRAYS if name not in archive.files and name != "gap"]
+                optional = set(_OPTIONAL) - (set(_WHITENED) if _SHARE in archive.files else set())
+                missing = [name for name in _ARRAYS if name not in archive.files and name not in optional]
                 if missing:
                     absent = ", ".join(missing)
                     raise HeadError(f"head file '{path}' lacks the arrays {absent}: write the bundle again")
-                return cls(**{name: archive[name] for name in archive.files if name in _ARRAYS})
+                share = float(archive[_SHARE]) if _SHARE in archive.files else 0.0
+                return cls(**{name: archive[name] for name in archive.files if name in _ARRAYS}, whitened_share=share)
         except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
             if isinstance(error, HeadError | FileNotFoundError):
                 raise
             raise HeadError(f"head file '{path}' cannot be read ({error}): write the bundle again") from error
 
 
-_ARRAYS = tuple(field.name for field in fields(Head))
+_SHARE, _WHITENED = "whitened_share", ("whitening", "whitening_bias")
+_ARRAYS = tuple(field.name for field in fields(Head) if field.name != _SHARE)
+_OPTIONAL = ("gap", *_WHITENED)
 
 
 def apply_head(head: Head, features: npt.NDArray[np.floating], block: int = BLOCK_ROWS) -> Float32:
@@ -158,7 +185,17 @@ def _transform(head: Head, features: Float32) -> Float32:
     if head.hidden_bias.size:
         vectors += np.maximum(standard @ head.hidden + head.hidden_bias, 0) @ head.output
     vectors = _unit(vectors)
-    return _unit(vectors - head.gap) if head.gap.size else vectors
+    vectors = _unit(vectors - head.gap) if head.gap.size else vectors
+    return _beside(head, vectors, standard) if head.whitening.shape[1] else vectors
+
+
+def _beside(head: Head, learned: Float32, standard: Float32) -> Float32:
+    whitened = np.zeros((len(learned), head.whitening.shape[1]), np.float32)
+    if len(head.whitening):
+        share = np.float32(head.whitened_share)
+        whitened = np.sqrt(share) * _unit(standard @ head.whitening + head.whitening_bias)
+        learned = np.sqrt(1 - share) * learned
+    return np.hstack([learned, whitened])
 
 
 def _unit(vectors: Float32) -> Float32:

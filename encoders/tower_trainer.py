@@ -67,7 +67,7 @@ class _Head:
         return tf.math.l2_normalize(vectors, axis=1)
 
     def taken(self) -> Head:
-        values = {name: value_of(variable) for name, variable in zip(self.names, self.variables, strict=True)}
+        values: dict[str, Any] = {name: value_of(variable) for name, variable in zip(self.names, self.variables, strict=True)}
         return replace(self.head, **values, gap=np.zeros(0, np.float32))
 
 

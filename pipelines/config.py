@@ -111,7 +111,10 @@ class Config:
         "en,zh,de,es,fr,ja; '' for none (default: the bundle's; trained: none)"
     )  # fmt: skip
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
-    dimension: int = setting(256, "dimension of the shared space of a bundle that is trained")
+    dimension: int = setting(256, "values of a vector that a bundle's heads learn from texts")
+    whitened_dimension: int = setting(
+        128, "values beside them that hold what pictures look like, by which photos find the very product, at most; 0: none"
+    )
     fusion: Literal["concatenation", "weighted_sum", "mean", "max", "attention"] | None = setting(
         None, "how the vectors of a product's modalities become one (default: the bundle's; trained: weighted_sum)"
     )
@@ -174,8 +177,8 @@ PREVIEW_SETTINGS = (
 )  # fmt: skip
 IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
-    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "fusion", "weight", "phrases", "phrase_languages",
-    "words", "max_training_products", "max_phrases", "max_sentences", "sentence_share",
+    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "whitened_dimension", "fusion", "weight", "phrases",
+    "phrase_languages", "words", "max_training_products", "max_phrases", "max_sentences", "sentence_share",
     "fine_tune", "fine_tune_steps", "fine_tune_minutes", "epochs", "loss",
     "ranking", "remove_gap", "group", "tensorboard", "holdout",
 )  # fmt: skip
@@ -250,7 +253,7 @@ def check(config: Config) -> Config:
     """
     least = {"max_pictures": 1, "max_reviews": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
              "max_index_bytes": 1, "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
-             "epochs": 0, "fine_tune_steps": 0, "fine_tune_minutes": 0,
+             "whitened_dimension": 0, "epochs": 0, "fine_tune_steps": 0, "fine_tune_minutes": 0,
              "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0, "max_sentences": 0}  # fmt: skip
     for name, minimum in least.items():
         value = getattr(config, name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from pipelines.bundles import localise
 from pipelines.catalogue import CatalogueSchema, Shard
 from pipelines.features import REJECTED_TYPE, Space, pack, write_features
 from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID, REJECTED, REVIEWS, Run, read_json
-from pipelines.picture_batches import Findings, batches, one_ahead, read_inside, read_paths
+from pipelines.picture_batches import Batch, Findings, batches, one_ahead, read_inside, read_paths
 from pipelines.views import text_maker
 from transforms.reviews import Weighed, reviews_content
 
@@ -44,7 +44,7 @@ class EncodeSettings:
 
     Attributes:
         run: paths of the run.
-        stage: folder of the run that names the units.
+        stage: folder of the run that names the units; "single" gives a feature for each picture, the others one a product.
         output: folder that the features go to.
         space: their feature space.
         tower: folder of the tower.
@@ -55,7 +55,7 @@ class EncodeSettings:
     """
 
     run: Run
-    stage: Literal["plan", "queries"]
+    stage: Literal["plan", "queries", "single"]
     output: str
     space: Space
     tower: str
@@ -135,18 +135,11 @@ def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> t
 
     A product's feature is the mean over its pictures, and over their views or with the views side by side.
     """
-    side, views = tower.spec.side, settings.space.views
-    assert side is not None
-    if "paths" in work.column_names:
-        items = read_paths(work)
-    else:
-        assert settings.schema is not None
-        items = read_inside(work, settings.shards, settings.schema)
-    findings = Findings(work.num_rows)
+    views, findings = settings.space.views, Findings(work.num_rows)
     sums = np.zeros((work.num_rows, views.slots, tower.spec.dimension), dtype=np.float32)
     counts = np.zeros(work.num_rows, dtype=np.int64)
     started = reported = time.monotonic()
-    for batch in batches(items, findings, side, tower.spec.batch, views, settings.max_pixels, tower.spec.decoding):
+    for batch in _picture_batches(work, findings, tower, settings):
         np.add.at(sums, (batch.owners, [views.slot(view) for view in batch.views]), tower.encode(batch.pictures))
         np.add.at(counts, batch.owners, 1)
         now = time.monotonic()
@@ -159,10 +152,32 @@ def encode_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> t
     return rows, int(counts.sum())
 
 
+def _picture_batches(work: pa.Table, findings: Findings, tower: Tower, settings: EncodeSettings) -> Iterator[Batch]:
+    side, views = tower.spec.side, settings.space.views
+    assert side is not None
+    if "paths" in work.column_names:
+        items = read_paths(work)
+    else:
+        assert settings.schema is not None
+        items = read_inside(work, settings.shards, settings.schema)
+    yield from batches(items, findings, side, tower.spec.batch, views, settings.max_pixels, tower.spec.decoding)
+
+
+def encode_single_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> tuple[pa.Table, int]:
+    """Encode the pictures of a unit, each a row of the product's order, id and key; returns them and their number."""
+    features, owners = [np.zeros((0, tower.spec.dimension), dtype=np.float32)], []
+    for batch in _picture_batches(work, Findings(work.num_rows), tower, settings):
+        features.append(tower.encode(batch.pictures))
+        owners += batch.owners
+    of = work.take(pa.array(owners, pa.int64()))
+    present = np.ones(len(owners), dtype=bool)
+    return _rows(of, of[KEY].to_pylist(), np.concatenate(features), present, [None] * len(owners), settings.space), len(owners)
+
+
 def encode_work(work: pa.Table, tower: Tower, settings: EncodeSettings) -> tuple[pa.Table, int]:
     """Encode a unit's rows of whatever modality; returns its rows of the feature store and the number of items encoded."""
     if settings.space.modality == "picture":
-        return encode_pictures(work, tower, settings)
+        return (encode_single_pictures if settings.stage == "single" else encode_pictures)(work, tower, settings)
     return (encode_reviews if settings.space.modality == REVIEWS else encode_texts)(work, tower, settings.space)
 
 

@@ -12,27 +12,31 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from encoders.bundle import Bundle, write_bundle
 from encoders.curves import draw_curves
 from encoders.fusion import Fusion
+from encoders.gate import Gate
 from encoders.heads import Head
 from encoders.presets import build_tower
 from encoders.ranking_training import RankingSettings, TrainedRanker, train_ranker
 from encoders.selection import ChosenFusion, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
-from encoders.training import TrainedHeads, TrainingSettings, remove_gaps, train_heads
+from encoders.training import TrainingSettings, remove_gaps, train_heads
 from encoders.training_data import ArrayTrainingData
+from encoders.whitening import Whitened, whiten
 from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
 from pipelines.fine_tune import train_given_towers, trained_layers
-from pipelines.job import finish_run
+from pipelines.job import Job, finish_run
 from pipelines.layout import Index
+from pipelines.single_pictures import single_pictures
 from pipelines.statistics import fit_statistics
-from pipelines.training_features import PHRASES_PER_PRODUCT, encode_products, shop_words, training_data
+from pipelines.training_features import PHRASES_PER_PRODUCT, Products, encode_products, shop_words, training_data
 from pipelines.training_watch import watch_training
 from pipelines.views import index_views
 
@@ -82,10 +86,12 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         data, sizes = training_data(job, products, Path(temporary))
         with watch_training(config.tensorboard) as watch:
             trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
-        heads = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
-        chosen = _choose(config, trained, heads, data)
+        learned = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
+        whitened = _whiten(job, products, learned, trained.gate, data)
+        heads = whitened.heads
+        chosen = _choose(config, whitened.gate, heads, data)
         told = {"remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
-        figures = {**trained.figures, **sizes, **told}
+        figures = {**trained.figures, **sizes, "whitened": dict(whitened.figures), **told}
         if tuned:
             figures["towers"] = tuned
         ranked = _rank(config, heads, chosen.fusion, data) if config.ranking == "attention" else None
@@ -109,13 +115,24 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     return bundle if config.bundle else open_at(own)
 
 
-def _choose(config: Config, trained: TrainedHeads, heads: Mapping[str, Head], data: ArrayTrainingData) -> ChosenFusion:
+def _whiten(job: Job, products: Products, heads: Mapping[str, Head], gate: Gate | None, data: ArrayTrainingData) -> Whitened:
+    """Give the heads whitened values, with what single pictures tell where products have several."""
+    dimension, single = job.config.whitened_dimension, None
+    if dimension and "picture" in heads:
+        single = single_pictures(job, products.orders)
+        if single is not None:
+            tiled = job.spaces["picture"].views.of_query(single.features) if job.config.views == 1 else single.features
+            single = replace(single, features=tiled)
+    return whiten(heads, gate, data, single, dimension)
+
+
+def _choose(config: Config, gate: Gate | None, heads: Mapping[str, Head], data: ArrayTrainingData) -> ChosenFusion:
     """Choose the weights of modalities that the configuration leaves open."""
     weights = {name: weight for name, weight in fusion_weights(config).items() if name in heads}
     kind = config.fusion or DEFAULT_FUSION
-    if kind == "attention" and trained.gate is None:
+    if kind == "attention" and gate is None:
         raise ConfigError("--fusion attention: the catalogue has no titles or phrases to train it with")
-    fusion = Fusion(kind, weights, gate=trained.gate)  # type: ignore[arg-type]
+    fusion = Fusion(kind, weights, gate=gate)  # type: ignore[arg-type]
     fixed = any(name in config.weight for name in heads)
     return choose_weights(fusion, heads, data.validation(PHRASES_PER_PRODUCT), fixed, config.seed)
 
@@ -131,6 +148,10 @@ def _report(figures: Mapping[str, Any]) -> None:
     for modality, recalls in figures.get("validation", {}).items():
         shown = ", ".join(f"{name} {value:.3f}" for name, value in recalls.items())
         _log.info("train: on products held out for validation, text -> %s %s", modality, shown)
+    whitened = figures["whitened"]
+    if whitened:
+        _log.info("train: %d whitened values fitted on the pictures of %d products, those of %d products one by one",
+                  whitened["dimension"], whitened["products"], whitened.get("several", 0))  # fmt: skip
     fusion = figures["fusion"]
     if fusion["ndcg@10"] is not None:
         weights = ", ".join(f"{name} {weight:g}" for name, weight in fusion["weights"].items())

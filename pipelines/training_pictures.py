@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from encoders.pooling import Views
 from encoders.tower_spec import Decoding
-from pipelines import pictures, ranges, storage
+from pipelines import ranges, storage
 from pipelines.job import Job
-from pipelines.layout import ORDER, PRODUCT_ID
+from pipelines.layout import ORDER
 from pipelines.picture_batches import Findings, Item, batches, read_inside, read_paths
-from pipelines.plan import ROW, SHARD
+from pipelines.picture_rows import picture_rows, resolved
 
 MAX_PRODUCTS, PIECE_PRODUCTS = 20_000, 512
 PIECE_BYTES, WINDOW_BYTES = 64 << 20, 256 << 20
@@ -60,7 +60,7 @@ class TrainingPictures:
 
     def copy(self) -> None:
         """Decode the pictures of all products into pieces, but for those that are there."""
-        places = self._places()
+        places = picture_rows(self.job, self.orders[:MAX_PRODUCTS])
         pieces = -(-places.num_rows // self.piece_products)
         for number in range(pieces):
             path = self._path(number)
@@ -86,41 +86,12 @@ class TrainingPictures:
     def _path(self, number: int) -> str:
         return storage.join(self.folder, f"{number:05d}.parquet")
 
-    def _places(self) -> pa.Table:
-        """Say where the picture of each product lies, in the order of the catalogue's files."""
-        job, wanted, found = self.job, pa.array(self.orders[:MAX_PRODUCTS], pa.uint64()), []
-        chunks = [info.path for info in storage.list_folder(job.run.file("ingest"), "*.parquet")]
-        names = [ORDER, PRODUCT_ID, SHARD, ROW, "row_group", "pictures", "paths"]
-        for partition in job.partitions():
-            path = job.run.products(partition)
-            if not storage.exists(path):
-                continue
-            products = ranges.read_table(path, [ORDER, SHARD, ROW])
-            products = products.filter(pa.compute.is_in(products[ORDER], wanted))
-            ingested = pa.concat_tables(ranges.read_ranges(chunks, ORDER, partition.first, partition.last))
-            joined = ingested.select(names).filter(pa.compute.is_in(ingested[ORDER], wanted))
-            kept = set(zip(products[SHARD].to_pylist(), products[ROW].to_pylist(), strict=True))
-            places = zip(joined[SHARD].to_pylist(), joined[ROW].to_pylist(), strict=True)
-            found.append(joined.filter(pa.array([place in kept for place in places], pa.bool_())))
-        table = pa.concat_tables(found)
-        there = pa.compute.or_(pa.compute.is_valid(table["pictures"]), pa.compute.is_valid(table["paths"]))
-        return table.filter(there).sort_by([(SHARD, "ascending"), (ROW, "ascending")])
-
     def _items(self, piece: pa.Table) -> Iterator[Item]:
         job = self.job
         if job.schema.picture_kind == "bytes":
             yield from read_inside(piece, job.shards, job.schema)
-            return
-        roots = job.config.allow_root or pictures.catalogue_roots(job.uris)
-        places: list[list[str]] = []
-        for paths, shard in zip(piece["paths"].to_pylist(), piece[SHARD].to_pylist(), strict=True):
-            places.append([])
-            for path in (paths or ())[: job.config.max_pictures]:
-                try:
-                    places[-1].append(pictures.resolve(path, job.uris[shard], roots))
-                except pictures.PathError:
-                    continue  # PLAN has rejected it
-        yield from read_paths(pa.table({"paths": pa.array(places, pa.list_(pa.string()))}))
+        else:
+            yield from read_paths(resolved(job, piece))
 
     def _piece(self, piece: pa.Table) -> pa.Table:
         held = np.zeros((piece.num_rows, self.side, self.side, 3), np.uint8)

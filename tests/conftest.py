@@ -155,9 +155,9 @@ def fitted_head(features: np.ndarray, colours: np.ndarray) -> Head:
     from encoders.heads import Head
 
     linear = np.linalg.lstsq(features.astype(np.float64), np.eye(4)[colours], rcond=1e-6)[0].astype(np.float32)
-    shapes = [(len(linear), 0), (0,), (0, 4), (4,)]
-    zeros = [np.zeros(shape, np.float32) for shape in shapes]
-    return Head(np.zeros(len(linear), np.float32), np.ones(len(linear), np.float32), linear, *zeros)
+    hidden, hidden_bias, output, bias = (np.zeros(shape, np.float32) for shape in ((len(linear), 0), (0,), (0, 4), (4,)))
+    mean, scale = np.zeros(len(linear), np.float32), np.ones(len(linear), np.float32)
+    return Head(mean, scale, linear, hidden, hidden_bias, output, bias)
 
 
 @pytest.fixture(scope="session")
