@@ -133,3 +133,54 @@ def test_a_gap_is_taken_away_and_what_is_left_brought_to_unit_norm(tmp_path: Pat
     assert Head.from_npz(tmp_path / "plain.npz").gap.size == 0
     with pytest.raises(HeadError, match=r"head array 'gap' has shape \(5,\), but its other arrays ask for \(8,\)"):
         replace(plain, gap=np.zeros(5, np.float32))
+
+
+def make_whitened(share: float = 0.6, seed: int = 0) -> Head:
+    rng = np.random.default_rng(seed)
+    whitening, bias = rng.standard_normal((24, 5)).astype(np.float32), rng.standard_normal(5).astype(np.float32)
+    return replace(make_head(), whitening=whitening, whitening_bias=bias, whitened_share=share)
+
+
+def test_whitened_values_stand_beside_the_learned_ones_with_their_share() -> None:
+    head, features = make_whitened(), np.random.default_rng(1).standard_normal((37, 24)).astype(np.float32)
+    vectors = apply_head(head, features)
+    z = (features.astype(np.float64) - head.mean) / head.scale
+    whitened = z @ head.whitening + head.whitening_bias
+    whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
+    learned = apply_head(make_head(), features)
+    np.testing.assert_allclose(vectors, np.hstack([np.sqrt(0.4) * learned, np.sqrt(0.6) * whitened]), atol=1e-5)
+    wider = apply_head(make_head().widened(5), features)
+    assert np.array_equal(wider, np.hstack([learned, np.zeros((37, 5), np.float32)]))
+    assert head.dimension_out == make_head().widened(5).dimension_out == 13
+
+
+def test_a_whitened_head_comes_back_from_its_file_and_others_are_written_as_before(tmp_path: Path) -> None:
+    for number, head in enumerate((make_whitened(), make_head().widened(5), make_head())):
+        head.to_npz(tmp_path / f"{number}.npz")
+        read = Head.from_npz(tmp_path / f"{number}.npz")
+        for name in ("whitening", "whitening_bias", "linear", "gap"):
+            assert np.array_equal(getattr(read, name), getattr(head, name))
+        assert read.whitened_share == head.whitened_share
+    with np.load(tmp_path / "2.npz") as archive:
+        assert not {"whitening", "whitening_bias", "whitened_share"} & set(archive.files)
+        whole = dict(archive)
+    np.savez(tmp_path / "half.npz", **whole, whitened_share=np.float64(0.5))
+    with pytest.raises(HeadError, match=r"half\.npz' lacks the arrays whitening, whitening_bias: write the bundle again"):
+        Head.from_npz(tmp_path / "half.npz")
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+def test_a_share_that_leaves_one_side_nothing_is_refused(share: float) -> None:
+    with pytest.raises(HeadError, match=f"head gives whitened values the share {share}: train it again"):
+        make_whitened(share)
+    with pytest.raises(HeadError, match=r"head gives whitened values the share 0\.5: train it again"):
+        replace(make_head().widened(5), whitened_share=0.5)
+
+
+def test_whitening_arrays_that_do_not_fit_are_named() -> None:
+    with pytest.raises(HeadError, match=r"'whitening' has shape \(24, 5\), but its other arrays ask for \(30, 5\)"):
+        replace(make_head(30), whitening=np.ones((24, 5), np.float32), whitening_bias=np.ones(5, np.float32), whitened_share=0.5)
+    with pytest.raises(HeadError, match=r"'whitening_bias' has shape \(4,\), but its other arrays ask for \(5,\)"):
+        replace(make_whitened(), whitening_bias=np.ones(4, np.float32))
+    with pytest.raises(HeadError, match="head has 5 whitened values already"):
+        make_whitened().widened(5)
