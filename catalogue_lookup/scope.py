@@ -38,20 +38,18 @@ class OnSale:
 
 @dataclass(frozen=True)
 class Scope:
-    """The items on sale, in the shards, that fit a filter, None for all; and how many nodes of each file are looked at."""
+    """The items on sale, in the shards, that fit a filter, bool[items] or None for all; and the nodes of a file that are seen."""
 
     shards: Sequence[AnnoyShard]
-    items: Items
     on_sale: OnSale
-    where: str | None
+    fits: Mask | None
     search_k: int
 
     def nearest(self, query: Float32, count: int) -> Found:
         """Return the closest items to a query, float32[D], and their scores, the closest first."""
         mask = self.on_sale.mask
-        if self.where is not None:
-            fits = self.items.matching(self.where)
-            return self._nearest_matching(query, fits if mask is None else fits & mask, count)
+        if self.fits is not None:
+            return self._nearest_matching(query, self.fits if mask is None else self.fits & mask, count)
         if mask is not None:
             return self._nearest_on_sale(query, mask, count)
         return search_shards(self.shards, query, count, self.search_k)

@@ -159,10 +159,11 @@ class OpenVersion:
     def search(self, query: Query, k: int, where: str | None, search_k: int | None) -> list[Hit]:
         """Answer `Index.search`, which describes the arguments."""
         on_sale = self._on_sale
+        scope = self._scope(on_sale, where, search_k)  # a filter that cannot be read is said before a tower is loaded
         wanted, unwanted = (self._encoded(side, on_sale.withdrawn) for side in (query.wanted, query.unwanted))
         own = {*wanted.items.tolist(), *unwanted.items.tolist()}
         asked = Asked(wanted, unwanted, query.vector, query.weights, query.ranking, query.kind)
-        items, scores = self._found(asked, k + len(own), self._scope(on_sale, where, search_k))
+        items, scores = self._found(asked, k + len(own), scope)
         hits = [(item, score) for item, score in zip(items.tolist(), scores.tolist(), strict=True) if item not in own][:k]
         rows = [self._items.row(item) for item, _ in hits]
         return [
@@ -179,7 +180,8 @@ class OpenVersion:
         return self._found(Asked(side, kind=kind_of(words)), k, self._scope(OnSale({}, None, len(self))))[0]
 
     def _scope(self, on_sale: OnSale, where: str | None = None, search_k: int | None = None) -> Scope:
-        return Scope(self._shards, self._items, on_sale, where, search_k or self.manifest.search_k)
+        fits = None if where is None else self._items.matching(where)
+        return Scope(self._shards, on_sale, fits, search_k or self.manifest.search_k)
 
     def _found(self, asked: Asked, count: int, scope: Scope) -> Found:
         """Return the closest items to a query, and their scores."""

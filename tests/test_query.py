@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from conftest import jpeg
 from version_maker import Products, draw_products, make_version
 
 from catalogue_lookup import QueryError, open_index
-from encoders.bundle import open_bundle
+from catalogue_lookup.where import WhereError
+from encoders.bundle import BundleError, open_bundle
 from pipelines import layout
 from pipelines.publish import publish_version
 
@@ -41,6 +43,17 @@ def real(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
 
 def picture(number: int) -> bytes:
     return jpeg((number * 8 % 256, number * 5 % 256, 255 - number * 8 % 256), number)
+
+
+def test_a_filter_that_cannot_be_read_is_said_before_a_tower_is_loaded(real: Path, tmp_path: Path) -> None:
+    root = tmp_path / "index"
+    shutil.copytree(real, root, symlinks=True)
+    next((root / "bundles").iterdir()).unlink()
+    with open_index(root) as index:
+        with pytest.raises(WhereError, match="colours"):
+            index.search(image=picture(12), where="colours = 'red'")
+        with pytest.raises(BundleError, match=r"holds no bundle\.json"):
+            index.search(image=picture(12), where="colour = 'red'")
 
 
 def test_a_picture_finds_its_product_however_it_is_given(real: Path, tmp_path: Path) -> None:
