@@ -16,6 +16,10 @@ from pipelines.plan import ROW, SHARD
 def picture_rows(job: Job, orders: Sequence[int]) -> pa.Table:
     """Say where the pictures of products lie, of those that have any, in the order of the catalogue's files.
 
+    Args:
+        job: a run whose PLAN ended.
+        orders: orders of the products, sorted; nothing beyond the last is read.
+
     Returns:
         `order`, `product_id`, `shard`, `row`, `row_group`, `pictures` (hashes of those inside a shard), `paths` (as they are
         written, or null).
@@ -25,12 +29,15 @@ def picture_rows(job: Job, orders: Sequence[int]) -> pa.Table:
     names = [ORDER, PRODUCT_ID, SHARD, ROW, "row_group", "pictures", "paths"]
     for partition in job.partitions():
         path = job.run.products(partition)
+        if not orders or partition.first > orders[-1]:
+            break
         if not storage.exists(path):
             continue
         products = ranges.read_table(path, [ORDER, SHARD, ROW])
         products = products.filter(pc.is_in(products[ORDER], wanted))
-        ingested = pa.concat_tables(ranges.read_ranges(chunks, ORDER, partition.first, partition.last))
-        joined = ingested.select(names).filter(pc.is_in(ingested[ORDER], wanted))
+        last = min(partition.last, orders[-1])
+        ingested = pa.concat_tables(ranges.read_ranges(chunks, ORDER, partition.first, last, names))
+        joined = ingested.filter(pc.is_in(ingested[ORDER], wanted))
         kept = set(zip(products[SHARD].to_pylist(), products[ROW].to_pylist(), strict=True))
         places = zip(joined[SHARD].to_pylist(), joined[ROW].to_pylist(), strict=True)
         found.append(joined.filter(pa.array([place in kept for place in places], pa.bool_())))

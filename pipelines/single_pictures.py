@@ -39,8 +39,8 @@ def single_pictures(job: Job, orders: Sequence[int]) -> SinglePictures | None:
         job: a run whose PLAN ended.
         orders: orders of the products of the training; owners are their places.
     """
-    rows = _several(job, orders)
-    if rows.num_rows < LEAST_SEVERAL:
+    rows = _several(job, orders) if len(orders) >= LEAST_SEVERAL else None
+    if rows is None or rows.num_rows < LEAST_SEVERAL:
         return None
     space = job.spaces["picture"]
     space = replace(space, views=Views(), dimension=space.dimension // space.views.slots)
