@@ -5,10 +5,10 @@
 The catalogue is JSON lines with a list of paths, `images`, of which the first is the main one; where it has `colour_images`
 (`[{"colour": ..., "images": [...]}]`), pictures of the colour of the main one are counted apart from those of other colours.
 
-The products are dealt into folds. For each fold heads are trained on the products of the others with all their pictures; then all
-products are indexed by text and main picture alone, and each other picture of the fold's products is asked for, by
-`Index.search(image=...)`: neither training nor the index has seen it, nor training the product. Prints recall@1 and @10 among all
-products as a Markdown table.
+The products are dealt into folds. For each fold heads are trained on the products of the others with all their pictures, and on
+the fold's own with the main one alone, as a shop trains on what it sells ("known"), or without these ("new"). Then all products
+are indexed by text and main picture, and each other picture of the fold's products is asked for, by `Index.search(image=...)`:
+neither training nor the index has seen it. Prints recall@1 and @10 among all products as a Markdown table.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from pipelines.config import read_config
 from pipelines.run import run
 from pipelines.train import train
 
-ROWS: Mapping[str, Mapping[str, Any]] = {
-    "learned values only": {"whitened_dimension": 0},
-    "whitened ones beside, trained on main pictures only": {"max_pictures": 1},
-    "whitened ones beside (the default)": {},
+# Name -> whether training knows the products asked for, and its settings.
+ROWS: Mapping[str, tuple[bool, Mapping[str, Any]]] = {
+    "known products (the default)": (True, {}),
+    "known products, learned values only": (True, {"whitened_dimension": 0}),
+    "new products": (False, {}),
+    "new products, learned values only": (False, {"whitened_dimension": 0}),
 }
 COLUMN = {"picture": "images"}
 
@@ -67,15 +69,18 @@ def ask(index: str, products: Sequence[Mapping[str, Any]]) -> list[tuple[bool, i
     return found
 
 
-def measure(work: Path, products: Sequence[Mapping[str, Any]], folds: int, root: str, settings: Mapping[str, Any]) -> str:
+def measure(
+    work: Path, products: Sequence[Mapping[str, Any]], folds: int, root: str, known: bool, settings: Mapping[str, Any]
+) -> str:
     """Train and index once a fold; returns the figures of all folds together as cells of a table."""
     dealt = np.random.default_rng(0).permutation(len(products)) % folds
     common = {"column": COLUMN, "allow_root": [root], "min_recall": 0.0}
     found = []
     for fold in range(folds):
         folder = work / f"fold-{fold}"
-        seen = write_products(folder / "train.jsonl", [one for one, at in zip(products, dealt, strict=True) if at != fold])
         single = [{**product, "images": product["images"][:1]} for product in products]
+        taken = [single[place] if at == fold else products[place] for place, at in enumerate(dealt) if known or at != fold]
+        seen = write_products(folder / "train.jsonl", taken)
         indexed = write_products(folder / "indexed.jsonl", single)
         index = str(folder / "index")
         bundle = train(read_config(None, {"catalogue": [seen], "index": index, **common, **settings}))
@@ -100,8 +105,8 @@ def main() -> None:
         for pictured in (product, *(product.get("colour_images") or [])):
             pictured["images"] = [str(Path(root, path)) for path in pictured["images"]]
     print("| heads | others, recall@1 / @10 (pictures) | of the main one's colour | of other colours |\n|---|---|---|---|")
-    for name, settings in [list(ROWS.items())[int(row)] for row in given.rows.split(",")]:
-        print(f"| {name} | {measure(given.work, products, given.folds, root, settings)} |", flush=True)
+    for name, (known, settings) in [list(ROWS.items())[int(row)] for row in given.rows.split(",")]:
+        print(f"| {name} | {measure(given.work, products, given.folds, root, known, settings)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from encoders.training_data import LEAST_QUERIES, TrainingBatch
 
 # With it photos find about as much as pictures turned, cropped and lit otherwise do (docs/quality.md).
 PHOTO_DROPOUT = 0.7
+# What photos find most with in shops large enough to choose (docs/quality.md); smaller ones take it unchosen.
+PHOTO_WEIGHTS = {"picture": 0.8, "text": 0.2}
 GRID = tuple(round(0.1 * tenths, 1) for tenths in range(1, 10))
 
 
@@ -50,7 +52,7 @@ def choose_weights(
     and photos, are ranked by weights of their own, the best for them alone, where these are better by more than two standard
     errors of the mean difference, of at least 100 queries. Of equal weights those nearest to the fusion's own are taken. Only
     kinds that weigh, of products with two modalities, are chosen for, where at least 100 texts are asked, and not where the
-    weights are `fixed`; otherwise the fusion stays.
+    weights are `fixed`; otherwise the fusion stays, and photos are ranked by `PHOTO_WEIGHTS` where the weights are not fixed.
 
     Figures: `chosen`, `queries`, `photos`, the `weights` and the `ndcg@10` (None without texts) of the fusion that is returned,
     the `grid` of [weight of the first modality, nDCG@10 of texts, of photos (None where there are none)], and under
@@ -89,6 +91,8 @@ def choose_weights(
         fusion = replace(fusion, query_weights=ranked)
     else:
         scores = score(fusion)
+        if weighs and set(names) == set(PHOTO_WEIGHTS):
+            fusion = replace(fusion, query_weights={"picture": PHOTO_WEIGHTS})
     return ChosenFusion(fusion, figures | {"weights": dict(fusion.weights), "ndcg@10": _mean(scores)})
 
 

@@ -12,8 +12,9 @@ of its variance, half way to full whitening.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ LEAST_PRODUCTS = 100
 LEAST_SEVERAL = 20
 MOST_ROWS = 20_000
 
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 
@@ -59,9 +61,9 @@ def whiten(
 ) -> Whitened:
     """Give the head of pictures `dimension` whitened values beside its learned ones, the other heads as many zeros.
 
-    They are fitted on the first 20,000 products with a picture that are not held out for validation; there are fewer values
-    where the features vary in fewer directions, and none where fewer than 100 products have pictures. Of `pictures` those of
-    products not held out count, where there are at least 20 such products. Memory is that of a matrix of D x D float64.
+    They are fitted on the first 20,000 products with a picture and on single `pictures`, of products that are not held out.
+    There are fewer values where the features vary in fewer directions, and none where fewer than 100 products have pictures.
+    Differences within products count where at least 20 have several pictures. Memory is that of two matrices of D x D float64.
 
     Figures: the `dimension`, `share`, number of `products`, the share of the features' `variance` that is kept, and where it was
     measured within products: how many have `several` pictures, these `pictures`, the `shrinkage`.
@@ -72,10 +74,11 @@ def whiten(
     rows = np.flatnonzero(data.present[WHITENED] & ~data.validation_rows)[:MOST_ROWS]
     if len(rows) < LEAST_PRODUCTS:
         return Whitened(heads, gate)
-    mean, covariance = _moments(_standardised(head, data, rows))
+    shown = _of_trained(pictures, data)
+    mean, covariance = _moments(chain(_standardised(head, data, rows), _blocks(head, shown.features)))
     variances, components = principal(covariance, dimension)
     told = {"share": WHITENED_SHARE, "products": len(rows), "variance": round(float(variances.sum() / np.trace(covariance)), 4)}
-    differences, several = _differences(head, components, data, pictures)
+    differences, several = _differences(head, components, shown)
     if several >= LEAST_SEVERAL:
         within, shrinkage = shrunk_covariance(differences)
         told |= {"several": several, "pictures": len(differences), "shrinkage": round(shrinkage, 4)}
@@ -121,13 +124,26 @@ def shrunk_covariance(differences: Float64) -> tuple[Float64, float]:
     return (1 - share) * sample + share * scale * np.eye(size), share
 
 
-def _standardised(head: Head, data: ArrayTrainingData, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
+def _of_trained(pictures: SinglePictures | None, data: ArrayTrainingData) -> SinglePictures:
+    """Return the single pictures of products that are not held out for validation."""
+    if pictures is None:
+        return SinglePictures(np.zeros((0, 1), np.float32), np.zeros(0, np.int64))
+    taken = ~data.validation_rows[pictures.owners]
+    return SinglePictures(pictures.features[taken], pictures.owners[taken])
+
+
+def _standardised(head: Head, data: ArrayTrainingData, rows: npt.NDArray[np.int64]) -> Iterator[Float32]:
     for start in range(0, len(rows), BLOCK_ROWS):
-        yield (data.product_features(WHITENED, rows[start : start + BLOCK_ROWS]) - head.mean) / head.scale
+        yield from _blocks(head, data.product_features(WHITENED, rows[start : start + BLOCK_ROWS]))
 
 
-def _moments(blocks: Iterator[npt.NDArray[np.float32]]) -> tuple[Float64, Float64]:
-    """Return mean and covariance of the rows of all blocks: float64[D], float64[D, D]."""
+def _blocks(head: Head, features: npt.NDArray[np.floating[Any]]) -> Iterator[Float32]:
+    for start in range(0, len(features), BLOCK_ROWS):
+        yield (features[start : start + BLOCK_ROWS].astype(np.float32) - head.mean) / head.scale
+
+
+def _moments(blocks: Iterable[Float32]) -> tuple[Float64, Float64]:
+    """Return mean and covariance of the rows of all blocks, float32[n, D]: float64[D], float64[D, D]."""
     count, total, products = 0, np.zeros(1), np.zeros((1, 1))
     for block in blocks:
         count, total, products = count + len(block), total + block.sum(axis=0, dtype=np.float64), products + block.T @ block
@@ -135,19 +151,15 @@ def _moments(blocks: Iterator[npt.NDArray[np.float32]]) -> tuple[Float64, Float6
     return mean, products / count - np.outer(mean, mean)
 
 
-def _differences(
-    head: Head, components: Float64, data: ArrayTrainingData, pictures: SinglePictures | None
-) -> tuple[Float64, int]:
+def _differences(head: Head, components: Float64, pictures: SinglePictures) -> tuple[Float64, int]:
     """Return how pictures differ from the mean of their product's, in the components: float64[P, m]; with the number of products.
 
     They are scaled as an unbiased covariance asks.
     """
-    if pictures is None:
+    if not len(pictures.owners):
         return np.zeros((0, components.shape[1])), 0
-    taken = ~data.validation_rows[pictures.owners]
-    features, owners = pictures.features[taken], pictures.owners[taken]
-    reduced = ((features.astype(np.float32) - head.mean) / head.scale) @ components
-    products, place, counts = np.unique(owners, return_inverse=True, return_counts=True)
+    reduced = np.concatenate([block @ components for block in _blocks(head, pictures.features)])
+    products, place, counts = np.unique(pictures.owners, return_inverse=True, return_counts=True)
     means = np.zeros((len(products), components.shape[1]))
     np.add.at(means, place, reduced)
     means /= counts[:, None]
