@@ -78,8 +78,8 @@ def choose_weights(
         return {name: ndcg_at_10(tried.query({name: asked}, {}) @ fused, answers[name]) for name, asked in queries.items()}
 
     names = fusion.modalities
-    weighs = fusion.kind in WEIGHING and len(names) == 2 and not fixed
-    if weighs and figures["queries"] >= LEAST_QUERIES and all(batch.present[name].any() for name in names):
+    weighs = fusion.kind in WEIGHING and len(names) == 2 and not fixed and all(batch.present[name].any() for name in names)
+    if weighs and figures["queries"] >= LEAST_QUERIES:
         found = {weight: score(_weighing(fusion, weight)) for weight in GRID}
         grid = [[weight, *(_mean_of(scores, kind) for kind in ("text", "picture"))] for weight, scores in found.items()]
         figures |= {"chosen": True, "grid": grid}
@@ -91,7 +91,7 @@ def choose_weights(
         fusion = replace(fusion, query_weights=ranked)
     else:
         scores = score(fusion)
-        if weighs and set(names) == set(PHOTO_WEIGHTS):
+        if weighs and len(photographed):
             fusion = replace(fusion, query_weights={"picture": PHOTO_WEIGHTS})
     return ChosenFusion(fusion, figures | {"weights": dict(fusion.weights), "ndcg@10": _mean(scores)})
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -56,16 +58,23 @@ def test_texts_and_photos_get_weights_of_their_own_where_these_find_clearly_more
     assert Fusion.from_json(chosen.fusion.to_json()) == chosen.fusion
 
 
-def test_weights_that_are_given_too_few_queries_and_kinds_that_do_not_weigh_leave_the_fusion() -> None:
+def test_weights_that_are_given_missing_pictures_and_kinds_that_do_not_weigh_leave_the_fusion() -> None:
     own = Fusion("concatenation", {"picture": 0.4, "text": 0.6})
     mean = Fusion("mean", {"picture": 0.4, "text": 0.6})
     one = Fusion("concatenation", {"picture": 0.0, "text": 1.0})
-    for fusion, drawn, fixed in ((own, batch("text"), True), (own, batch("text", 99), False), (mean, batch("text"), False),
+    for fusion, drawn, fixed in ((own, batch("text"), True), (mean, batch("text"), False),
                                  (one, batch("text"), False), (own, batch("text", present=0.0), False)):  # fmt: skip
         chosen = choose_weights(fusion, HEADS, drawn, fixed)
         assert chosen.fusion == fusion
         assert (chosen.figures["chosen"], chosen.figures["grid"]) == (False, [])
         assert chosen.figures["ndcg@10"] is not None
+
+
+def test_with_too_few_queries_to_choose_photos_are_ranked_by_their_pictures() -> None:
+    own = Fusion("weighted_sum", {"picture": 0.4, "text": 0.6})
+    chosen = choose_weights(own, HEADS, batch("text", 99))
+    assert chosen.fusion == dataclasses.replace(own, query_weights={"picture": {"picture": 0.8, "text": 0.2}})
+    assert (chosen.figures["chosen"], chosen.figures["grid"], chosen.figures["query_weights"]) == (False, [], {})
 
 
 def test_equally_good_weights_are_those_nearest_to_the_given() -> None:
