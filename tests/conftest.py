@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +58,24 @@ def logging_as_it_was() -> Iterator[None]:
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
     loggers[0].handlers[:] = [one for one in loggers[0].handlers if type(one).__module__.startswith("_pytest.")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signatures_read_once() -> None:
+    """Keep what Beam reads of a method's signature, which it reads again for each transform: a quarter of a small run."""
+    core = sys.modules.get("apache_beam.transforms.core")
+    if core is None:
+        return
+    read, known = core.get_signature, {}
+
+    def read_once(function: Any) -> Any:
+        if not isinstance(function, MethodType):
+            return read(function)
+        if function.__func__ not in known:
+            known[function.__func__] = read(function)
+        return known[function.__func__]
+
+    core.get_signature = read_once
 
 
 def jpeg(colour: tuple[int, int, int], seed: int, side: int = 32) -> bytes:
