@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
 import os
@@ -103,6 +104,11 @@ def product(number: int) -> dict[str, Any]:
     }
 
 
+def unpriced(number: int) -> dict[str, Any]:
+    """Return a product without the column that training fits statistics of, where those are not what is looked at."""
+    return {name: value for name, value in product(number).items() if name != "price"}
+
+
 def write_pictures(folder: Path, count: int) -> list[dict[str, Any]]:
     """Write the pictures of products 0 to `count` - 1 as files below `folder`; returns the products without them."""
     (folder / "images").mkdir(parents=True)
@@ -155,6 +161,21 @@ def tiny_towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         towers[modality] = folder / modality
         build_tower(f"saved-model:{source}", modality, towers[modality])  # type: ignore[arg-type]
     return towers
+
+
+@pytest.fixture(scope="session")
+def default_towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Build the default towers as a run does, once for all processes that run tests side by side."""
+    from pipelines.config import read_config
+    from pipelines.train import ensure_towers
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / "default-towers.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = ensure_towers(read_config(None, {"index": str(folder / "default-towers")}))
+    return {modality: Path(tower) for modality, (tower, _) in built.items()}
 
 
 @pytest.fixture(scope="session")
