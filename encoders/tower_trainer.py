@@ -96,7 +96,8 @@ class TowerTrainer:
         self.variables = [*tower, *learned]
         self.step: Callable[[dict[str, Any]], tf.Tensor] | None = None
         self.features = {
-            name: tf.function(self._features(name), autograph=False, input_signature=_signature(network)) for name, network in networks.items()
+            name: tf.function(self._features(name), autograph=False, input_signature=_signature(network))
+            for name, network in networks.items()
         }
 
     def _optimizer(self, rate: float, variables: list[Any]) -> Any:

@@ -32,13 +32,11 @@ _OURS |= dict.fromkeys(
     ("OSError", "PermissionError", "FileNotFoundError", "IsADirectoryError", "NotADirectoryError", "TimeoutError"), StorageError
 )
 _RAISED = re.compile(r"^(?:[\w.]*\.)?(?P<name>\w+): (?P<text>.*?)(?: \[while running '[^']*'\])?$", re.DOTALL)
-
-
 _View = TypeVar("_View", bound=PipelineOptions)
 
 
 class _Options(PipelineOptions):
-    """Options that make each of their views once: a pipeline asks for a hundred, and each parses all flags again."""
+    """Options that make each of their views once: Beam asks for some hundred a pipeline, and parses the flags for each."""
 
     def view_as(self, cls: type[_View]) -> _View:
         """Return the options as a class of Beam has them; all views share their values."""

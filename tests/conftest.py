@@ -64,7 +64,7 @@ def logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def signatures_read_once() -> None:
     """Keep what Beam reads of a method's signature, which it reads again for each transform: a quarter of a small run."""
-    core = sys.modules.get("apache_beam.transforms.core")
+    core: Any = sys.modules.get("apache_beam.transforms.core")
     if core is None:
         return
     read, known = core.get_signature, {}

@@ -57,7 +57,7 @@ def photographs(count: int, side: int = 224) -> npt.NDArray[np.uint8]:
 def built(default_towers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Build a packaged tower once."""
     folder = tmp_path_factory.mktemp("packaged")
-    default = {DEFAULT_TOWERS[modality]: tower for modality, tower in default_towers.items()}
+    default = {spec: default_towers[modality] for modality, spec in DEFAULT_TOWERS.items()}
 
     def build(name: str) -> Path:
         if f"package:{name}" in default:
