@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MethodType
@@ -50,8 +51,8 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("CATALOGUE_INDEX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
+@contextmanager
+def undone_logging() -> Iterator[None]:
     """Undo what the command does to the log of its process, here the process of all tests."""
     loggers = [logging.getLogger(name) for name in (None, "apache_beam", "pipelines", "encoders", "transforms")]
     levels = [logger.level for logger in loggers]
@@ -59,6 +60,20 @@ def logging_as_it_was() -> Iterator[None]:
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
     loggers[0].handlers[:] = [one for one in loggers[0].handlers if type(one).__module__.startswith("_pytest.")]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Leave the log as it was before the test."""
+    with undone_logging():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logging_as_it_was_before_the_file() -> Iterator[None]:
+    """Leave the log as it was before what several tests of a file share, which may run the command too."""
+    with undone_logging():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
