@@ -271,7 +271,7 @@ class _Trainer:
         self.optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
         self.optimizer.exclude_from_weight_decay(var_names=["hidden_bias", "log_scale"])
         self.optimizer.build(self.variables)
-        self.step = tf.function(self._step, reduce_retracing=True)
+        self.step = tf.function(self._step, autograph=False, reduce_retracing=True)
 
     def train(self, arrays: tuple[Float32, ...]) -> float:
         """Take one step; returns the loss."""

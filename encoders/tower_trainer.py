@@ -96,7 +96,8 @@ class TowerTrainer:
         self.variables = [*tower, *learned]
         self.step: Callable[[dict[str, Any]], tf.Tensor] | None = None
         self.features = {
-            name: tf.function(self._features(name), input_signature=_signature(network)) for name, network in networks.items()
+            name: tf.function(self._features(name), autograph=False, input_signature=_signature(network))
+            for name, network in networks.items()
         }
 
     def _optimizer(self, rate: float, variables: list[Any]) -> Any:
@@ -120,7 +121,7 @@ class TowerTrainer:
         """Take one step; returns the loss."""
         given = _tensors(batch)
         if self.step is None:
-            self.step = tf.function(self._step, input_signature=[tf.nest.map_structure(_of_any_length, given)])
+            self.step = tf.function(self._step, autograph=False, input_signature=[tf.nest.map_structure(_of_any_length, given)])
         return float(self.step(given))
 
     def _step(self, given: dict[str, Any]) -> tf.Tensor:

@@ -211,7 +211,7 @@ class _Trainer:
         self.variables = [*self.weights, *self.loss.variables]
         self.optimizer.build(self.variables)
         widths = {name: len(mean) for name, (mean, _) in moments.items()}
-        self.step = tf.function(self._step, input_signature=[
+        self.step = tf.function(self._step, autograph=False, input_signature=[
             {name: tf.TensorSpec([None, width], tf.float32) for name, width in widths.items()},
             {name: tf.TensorSpec([None], tf.bool) for name in widths},
             tf.TensorSpec([None, widths["text"]], tf.float32),

@@ -212,7 +212,7 @@ def build_files(settings: BuildSettings, max_items_per_shard: int, flags: Sequen
         BuildError: the vectors cannot be indexed.
     """
     parts = cut_parts(sum(file.rows for file in settings.files), max_items_per_shard)
-    run_pipeline(lambda p: p | "Parts" >> beam.Create(parts) | Build(settings), flags)
+    run_pipeline(lambda p: p | "Parts" >> beam.Create(parts, reshuffle=False) | Build(settings), flags)
     *shards, items = [read_json(settings.done(part)) for part in parts]
     beside = [file for shard in shards for file in shard.get("beside", [])]
     if items["rows"] != items["items"]:

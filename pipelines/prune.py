@@ -201,7 +201,7 @@ def _prune_features(
     if due and pruned.dry_run:
         pruned.compacted = len(due)
     elif due:
-        run_pipeline(lambda p: p | "Partitions" >> beam.Create(due) | Compact(settings), flags)
+        run_pipeline(lambda p: p | "Partitions" >> beam.Create(due, reshuffle=False) | Compact(settings), flags)
         shelves = survey(index, spaces, bits)
         written = {info.path for shelf in shelves for info in shelf.files if info.path.endswith(f"/{settings.name}")}
         pruned.compacted = len(written)

@@ -124,7 +124,8 @@ def rewrite_version(
         return None
     folder = index.version(manifest.id)
     markers = storage.join(markers_of(index, manifest.id), hash_content({"held": held, "without": sorted(product_ids)})[:12])
-    run_pipeline(lambda p: p | "Files" >> beam.Create(list(held)) | WriteWithout(folder, markers, product_ids), flags)
+    write = WriteWithout(folder, markers, product_ids)
+    run_pipeline(lambda p: p | "Files" >> beam.Create(list(held), reshuffle=False) | write, flags)
     told = {name: read_json(_marker(markers, name)) for name in held}
     vectors: dict[str, FileEntry] = {}
     for name in manifest.vectors:

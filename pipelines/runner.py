@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -32,6 +32,21 @@ _OURS |= dict.fromkeys(
     ("OSError", "PermissionError", "FileNotFoundError", "IsADirectoryError", "NotADirectoryError", "TimeoutError"), StorageError
 )
 _RAISED = re.compile(r"^(?:[\w.]*\.)?(?P<name>\w+): (?P<text>.*?)(?: \[while running '[^']*'\])?$", re.DOTALL)
+_View = TypeVar("_View", bound=PipelineOptions)
+
+
+class _Options(PipelineOptions):
+    """Options that make each of their views once: Beam asks for some hundred a pipeline, and parses the flags for each."""
+
+    def view_as(self, cls: type[_View]) -> _View:
+        """Return the options as a class of Beam has them; all views share their values."""
+        views: dict[type[PipelineOptions], Any] = self.__dict__.setdefault("_views", {})
+        if cls not in views:
+            views[cls] = super().view_as(cls)
+        return views[cls]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_views"}
 
 
 def check_flags(flags: Sequence[str]) -> None:
@@ -65,7 +80,7 @@ def run_pipeline(build: Callable[[beam.Pipeline], object], flags: Sequence[str])
     Raises:
         CatalogueError, StorageError: as a worker raised them.
     """
-    options = PipelineOptions(list(flags))
+    options = _Options(list(flags))
     runner = options.view_as(StandardOptions).runner or FnApiRunner()
     pipeline = beam.Pipeline(runner=runner, options=options)
     build(pipeline)

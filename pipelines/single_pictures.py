@@ -50,7 +50,7 @@ def single_pictures(job: Job, orders: Sequence[int]) -> SinglePictures | None:
         job.run, "single", job.run.file("single"), space, job.towers["picture"], job.shards, job.schema, job.config.max_pixels,
         len(names),
     )  # fmt: skip
-    run_pipeline(lambda p: p | "Pictures" >> beam.Create(["pictures"]) | Encode(settings), job.flags)
+    run_pipeline(lambda p: p | "Pictures" >> beam.Create(["pictures"], reshuffle=False) | Encode(settings), job.flags)
     return _gather([settings.unit_file(name) for name in names], space, orders)
 
 

@@ -112,12 +112,12 @@ def _plan(job: Job) -> dict[str, Any]:
     )  # fmt: skip
     _collect(job)
     parts = job.partitions()
-    run_pipeline(lambda p: p | "Partitions" >> beam.Create(parts) | Plan(settings), job.flags)
+    run_pipeline(lambda p: p | "Partitions" >> beam.Create(parts, reshuffle=False) | Plan(settings), job.flags)
     planned = [read_json(job.run.done("plan", part.name)) for part in parts]
     groups = []
     if job.schema.picture_kind == "bytes" and any(element["missing"].get("picture") for element in planned):
         groups = group_shards(ingested["rows_per_shard"], GROUP_ROWS)
-        run_pipeline(lambda p: p | "ShardGroups" >> beam.Create(groups) | CutShards(settings), job.flags)
+        run_pipeline(lambda p: p | "ShardGroups" >> beam.Create(groups, reshuffle=False) | CutShards(settings), job.flags)
     cut = [element["units"] for element in (*planned, *(read_json(job.run.done("plan", group.name)) for group in groups))]
     changes = Changes.total(since, (element["changes"] for element in planned))
     _log.info("plan: %s", changes)
@@ -211,7 +211,7 @@ def _collect(job: Job) -> int:
     piles = uncollected(job.index, [space.id for space in job.spaces.values()])
     if piles:
         work = [(pile, part) for pile in piles for part in job.partitions()]
-        run_pipeline(lambda p: p | "Partitions" >> beam.Create(work) | Collect(), job.flags)
+        run_pipeline(lambda p: p | "Partitions" >> beam.Create(work, reshuffle=False) | Collect(), job.flags)
         for pile in piles:
             mark_collected(pile)
     return len(piles)
@@ -227,7 +227,7 @@ def _fuse(job: Job) -> dict[str, Any]:
     assert job.bundle is not None
     settings = FuseSettings(job.index, job.run, job.bundle, job.spaces, job.uris, job.config.strict)
     parts = job.partitions()
-    run_pipeline(lambda p: p | "Partitions" >> beam.Create(parts) | Fuse(settings), job.flags)
+    run_pipeline(lambda p: p | "Partitions" >> beam.Create(parts, reshuffle=False) | Fuse(settings), job.flags)
     fused = [read_json(job.run.done("fuse", part.name)) for part in parts]
     counts = {"products": sum(element["rows"] for element in fused), "files": fused, **sum_rejects(fused)}
     earlier = [job.ended("ingest"), job.ended("plan")]

@@ -121,7 +121,7 @@ def fit_transform(files: Sequence[str], settings: StructuredSettings, work: str,
     """
     output = storage.join(work, "graph")
     fit = FitTransform(settings, storage.join(work, "temporary"), output)
-    run_pipeline(lambda p: p | "Files" >> beam.Create(list(files)) | fit, flags)
+    run_pipeline(lambda p: p | "Files" >> beam.Create(list(files), reshuffle=False) | fit, flags)
     shutil.copytree(localise(output), folder)
     write_json(str(folder / STATISTICS_FILE), StructuredTransform(folder, settings).statistics())
 

@@ -32,7 +32,7 @@ from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
 from pipelines.fine_tune import train_given_towers, trained_layers
-from pipelines.job import Job, finish_run
+from pipelines.job import Job, finish_run, open_catalogue
 from pipelines.layout import Index
 from pipelines.single_pictures import single_pictures
 from pipelines.statistics import fit_statistics
@@ -74,6 +74,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     """
     shop_words(config)  # as everything that is refused: before anything is built or encoded
     trained_layers(config)
+    open_catalogue(config)
     views = index_views(config)
     towers, tuned = train_given_towers(config, ensure_towers(config), tuple(flags))
     job, products = encode_products(config, "train", towers, flags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,12 @@ def _counted(config: Config, count: int | None, before: Views) -> Views:
 
 
 def _synonyms(views: Views) -> Synonyms:
-    return Synonyms.merge(((name, table.encode()) for name, table in views.tables), cross_language=views.cross_language)
+    return _merged(views.tables, views.cross_language)
+
+
+@lru_cache(maxsize=4)  # asked for by each unit and by each run
+def _merged(tables: tuple[tuple[str, str], ...], cross_language: tuple[str, ...]) -> Synonyms:
+    return Synonyms.merge(((name, table.encode()) for name, table in tables), cross_language=cross_language)
 
 
 def _rates(operations: Mapping[str, Any]) -> dict[str, Any]:

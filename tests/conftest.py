@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,8 +51,8 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("CATALOGUE_INDEX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
+@contextmanager
+def undone_logging() -> Iterator[None]:
     """Undo what the command does to the log of its process, here the process of all tests."""
     loggers = [logging.getLogger(name) for name in (None, "apache_beam", "pipelines", "encoders", "transforms")]
     levels = [logger.level for logger in loggers]
@@ -56,6 +60,38 @@ def logging_as_it_was() -> Iterator[None]:
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
     loggers[0].handlers[:] = [one for one in loggers[0].handlers if type(one).__module__.startswith("_pytest.")]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Leave the log as it was before the test."""
+    with undone_logging():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logging_as_it_was_before_the_file() -> Iterator[None]:
+    """Leave the log as it was before what several tests of a file share, which may run the command too."""
+    with undone_logging():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signatures_read_once() -> None:
+    """Keep what Beam reads of a method's signature, which it reads again for each transform: a quarter of a small run."""
+    core: Any = sys.modules.get("apache_beam.transforms.core")
+    if core is None:
+        return
+    read, known = core.get_signature, {}
+
+    def read_once(function: Any) -> Any:
+        if not isinstance(function, MethodType):
+            return read(function)
+        if function.__func__ not in known:
+            known[function.__func__] = read(function)
+        return known[function.__func__]
+
+    core.get_signature = read_once
 
 
 def jpeg(colour: tuple[int, int, int], seed: int, side: int = 32) -> bytes:
@@ -81,6 +117,11 @@ def product(number: int) -> dict[str, Any]:
         "colour": COLOURS[which],
         "image": {"bytes": jpeg(colours[which], number), "path": None},
     }
+
+
+def unpriced(number: int) -> dict[str, Any]:
+    """Return a product without the column that training fits statistics of, where those are not what is looked at."""
+    return {name: value for name, value in product(number).items() if name != "price"}
 
 
 def write_pictures(folder: Path, count: int) -> list[dict[str, Any]]:
@@ -135,6 +176,21 @@ def tiny_towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         towers[modality] = folder / modality
         build_tower(f"saved-model:{source}", modality, towers[modality])  # type: ignore[arg-type]
     return towers
+
+
+@pytest.fixture(scope="session")
+def default_towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Build the default towers as a run does, once for all processes that run tests side by side."""
+    from pipelines.config import read_config
+    from pipelines.train import ensure_towers
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / "default-towers.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = ensure_towers(read_config(None, {"index": str(folder / "default-towers")}))
+    return {modality: Path(tower) for modality, (tower, _) in built.items()}
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import SHARED, jpeg, product, write_shards
+from conftest import SHARED, jpeg, product, unpriced, write_shards
 
 from catalogue_lookup import open_index
 from encoders.bundle import Bundle, open_bundle
@@ -28,7 +28,7 @@ COUNT = 60
 @pytest.fixture(scope="module")
 def made(tiny_towers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("attention")
-    rows = [product(number) for number in range(COUNT)]
+    rows = [unpriced(number) for number in range(COUNT)]
     rows[7]["image"] = None
     towers = {f"{m}_tower": f"saved-model:{path.parent / f'{m}-saved-model'}" for m, path in tiny_towers.items()}
     config = read_config(None, {

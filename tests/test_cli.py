@@ -45,7 +45,10 @@ def test_a_mistyped_flag_does_not_vanish_into_beam(tmp_path: Path, capsys: pytes
 
 def test_a_flag_of_beam_is_passed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run", "--index", str(tmp_path), "--catalogue", f"{tmp_path}/no.csv", "--direct_num_workers", "1"]
-    assert "direct_num_workers" not in refused(arguments, capsys)[1]
+    code, text = refused(arguments, capsys)
+    assert (code, "direct_num_workers" in text) == (2, False)
+    assert f"{tmp_path}/no.csv" in text  # and it is said before towers are built
+    assert not (tmp_path / "towers").exists()
 
 
 def test_a_job_without_an_index_says_so(capsys: pytest.CaptureFixture[str]) -> None:

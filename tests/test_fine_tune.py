@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED, cosine_distance, product, write_pictures, write_shards
+from conftest import SHARED, cosine_distance, unpriced, write_pictures, write_shards
 from drawn_shapes import drawn
 
 from encoders.tower_spec import TowerError
@@ -35,7 +35,7 @@ def test_wrong_settings_are_refused(given: dict[str, Any], said: str) -> None:
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_shards(tmp_path_factory.mktemp("catalogue"), [product(number) for number in range(60)], 30)
+    return write_shards(tmp_path_factory.mktemp("catalogue"), [unpriced(number) for number in range(60)], 30)
 
 
 def settings(tiny_towers: dict[str, Path], index: Path, catalogue: str, **changes: Any) -> Config:
@@ -56,7 +56,7 @@ def test_a_tower_trained_further_makes_a_bundle_of_its_own(
     tiny_towers: dict[str, Path], application_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # So few that none is held out for validation: then the last round is the one that is kept.
-    few = write_shards(tmp_path / "shop", [product(number) for number in range(9)], 9)
+    few = write_shards(tmp_path / "shop", [unpriced(number) for number in range(9)], 9)
     application = f"keras:MobileNet?weights={application_weights}&alpha=0.25&side=32"
     config = settings(tiny_towers, tmp_path / "index", few, picture_tower=application, fine_tune={"picture": "3"})
     with pytest.raises(ConfigError, match="--fine-tune picture=99: the tower has 27 layers that can be trained"):
@@ -106,7 +106,7 @@ def test_a_compact_tower_is_trained_from_pictures_by_path_and_no_texts(
 def test_a_text_tower_is_trained_on_titles_and_refused_without_them(
     real_data: Path, tiny_towers: dict[str, Path], tmp_path: Path
 ) -> None:
-    rows = [{name: value for name, value in product(number).items() if name != "image"} for number in range(9)]
+    rows = [{name: value for name, value in unpriced(number).items() if name != "image"} for number in range(9)]
     config = settings(tiny_towers, tmp_path / "index", write_shards(tmp_path / "shop", rows, 9), picture_tower="",
                       text_tower=f"hf:{real_data / 'golden' / 'bert'}", fine_tune={"text": "1"})  # fmt: skip
     bundle = train(config)

@@ -54,11 +54,14 @@ def photographs(count: int, side: int = 224) -> npt.NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def built(default_towers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Build a packaged tower once."""
     folder = tmp_path_factory.mktemp("packaged")
+    default = {spec: default_towers[modality] for modality, spec in DEFAULT_TOWERS.items()}
 
     def build(name: str) -> Path:
+        if f"package:{name}" in default:
+            return default[f"package:{name}"]
         if not (folder / name).exists():
             build_tower(f"package:{name}", PACKAGED[name.split("?")[0]], folder / name)
         return folder / name

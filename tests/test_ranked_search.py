@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from conftest import SHARED, product, write_shards
+from conftest import SHARED, unpriced, write_shards
 from shop_maker import COUNT, Shop, drawn_ranker, make_shop, photo
 
 from catalogue_lookup import Index, QueryError, open_index
@@ -156,7 +156,7 @@ def test_a_bundle_whose_ranker_does_not_win_says_so_and_cosine_ranks(
     towers = {f"{m}_tower": f"saved-model:{path.parent / f'{m}-saved-model'}" for m, path in tiny_towers.items()}
     root = tmp_path / "index"
     config = read_config(None, {
-        "index": str(root), "catalogue": [write_shards(tmp_path / "shop", [product(n) for n in range(60)], 30)],
+        "index": str(root), "catalogue": [write_shards(tmp_path / "shop", [unpriced(n) for n in range(60)], 30)],
         "dimension": SHARED, "column": ["title=name", "product_id=sku"], "epochs": 2, "ranking": "attention", **towers,
     })  # fmt: skip
     with caplog.at_level(logging.INFO):
@@ -199,7 +199,7 @@ def test_another_fusion_leaves_the_ranker_out(
 def test_nothing_to_train_a_ranker_with_is_said(tiny_towers: dict[str, Path], tmp_path: Path) -> None:
     tower = f"saved-model:{tiny_towers['picture'].parent / 'picture-saved-model'}"
     config = read_config(None, {
-        "index": str(tmp_path / "index"), "catalogue": [write_shards(tmp_path / "shop", [product(n) for n in range(8)], 8)],
+        "index": str(tmp_path / "index"), "catalogue": [write_shards(tmp_path / "shop", [unpriced(n) for n in range(8)], 8)],
         "column": ["title=name", "product_id=sku"], "picture_tower": tower, "text_tower": "", "dimension": SHARED,
         "ranking": "attention",
     })  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ SLICE = 160
 
 
 @pytest.fixture(scope="module")
-def fashion(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Report]:
-    """Train the default bundle on a slice of the fashion shop and publish it."""
+def fashion(
+    real_data: Path, default_towers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Report]:
+    """Train the default bundle on a slice of the fashion shop and publish it; the index has its towers already."""
     index = str(tmp_path_factory.mktemp("fashion") / "index")
+    for tower in default_towers.values():
+        shutil.copytree(tower, Path(Index(index).towers) / tower.name)
     return index, job(index, f"{real_data}/fashion224/*.parquet", limit=SLICE, epochs=8, max_phrases=500)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import DIMENSION, SHARED, SIDE, product, write_shards
+from conftest import DIMENSION, SHARED, SIDE, product, unpriced, write_shards
 
 from catalogue_lookup import open_index
 from encoders.bundle import BundleError, open_bundle, write_bundle
@@ -33,7 +33,7 @@ PRODUCTS = 60
 
 @pytest.fixture
 def catalogue(tmp_path: Path) -> str:
-    rows = [product(number) for number in range(PRODUCTS)]
+    rows = [unpriced(number) for number in range(PRODUCTS)]
     rows[7]["image"]["bytes"] = b"no picture"
     return write_shards(tmp_path / "catalogue", rows, 25)
 

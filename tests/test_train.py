@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED, product, write_shards
+from conftest import SHARED, product, unpriced, write_shards
 from PIL import Image
 
 from encoders.fusion import FusionError
@@ -83,7 +83,7 @@ def test_a_column_of_groups_that_is_not_kept_is_refused_before_anything_is_encod
 def test_sentences_of_descriptions_are_counted_without_what_the_shop_says_of_all(
     tiny_towers: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [{**product(n), "body_html": f"<p>Item {n // 2} is made by hand.</p>Free shipping on all orders."} for n in range(60)]
+    rows = [{**unpriced(n), "body_html": f"<p>Item {n // 2} is made by hand.</p>Free shipping on all orders."} for n in range(60)]
     catalogue = write_shards(tmp_path, rows, 30)
     with caplog.at_level(logging.INFO):
         bundle = train(settings(tiny_towers, tmp_path / "index", catalogue, epochs=4))
