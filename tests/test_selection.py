@@ -73,7 +73,7 @@ def test_weights_that_are_given_missing_pictures_and_kinds_that_do_not_weigh_lea
 def test_with_too_few_queries_to_choose_photos_are_ranked_by_their_pictures() -> None:
     own = Fusion("weighted_sum", {"picture": 0.4, "text": 0.6})
     chosen = choose_weights(own, HEADS, batch("text", 99))
-    assert chosen.fusion == dataclasses.replace(own, query_weights={"picture": {"picture": 0.8, "text": 0.2}})
+    assert chosen.fusion == dataclasses.replace(own, query_weights={"picture": {"picture": 0.9, "text": 0.1}})
     assert (chosen.figures["chosen"], chosen.figures["grid"], chosen.figures["query_weights"]) == (False, [], {})
 
 
