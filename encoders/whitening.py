@@ -26,8 +26,8 @@ from encoders.heads import BLOCK_ROWS, Head
 from encoders.training_data import ArrayTrainingData
 
 WHITENED = "picture"
-# Texts and photos find most with it (docs/quality.md).
-WHITENED_SHARE = 0.7
+# Of more, photos find products of their kind less often (docs/quality.md).
+WHITENED_SHARE = 0.3
 LEAST_PRODUCTS = 100
 LEAST_SEVERAL = 20
 MOST_ROWS = 20_000
