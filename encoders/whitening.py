@@ -26,8 +26,6 @@ from encoders.heads import BLOCK_ROWS, Head
 from encoders.training_data import ArrayTrainingData
 
 WHITENED = "picture"
-# Of more, photos find products of their kind less often (docs/quality.md).
-WHITENED_SHARE = 0.3
 LEAST_PRODUCTS = 100
 LEAST_SEVERAL = 20
 MOST_ROWS = 20_000
@@ -57,9 +55,10 @@ class Whitened:
 
 
 def whiten(
-    heads: Mapping[str, Head], gate: Gate | None, data: ArrayTrainingData, pictures: SinglePictures | None, dimension: int
-) -> Whitened:
-    """Give the head of pictures `dimension` whitened values beside its learned ones, the other heads as many zeros.
+    heads: Mapping[str, Head], gate: Gate | None, data: ArrayTrainingData, pictures: SinglePictures | None, dimension: int,
+    share: float,
+) -> Whitened:  # fmt: skip
+    """Give the head of pictures `dimension` whitened values of a share beside its learned ones, the other heads as many zeros.
 
     They are fitted on the first 20,000 products with a picture and on single `pictures`, of products that are not held out.
     There are fewer values where the features vary in fewer directions, and none where fewer than 100 products have pictures.
@@ -77,7 +76,7 @@ def whiten(
     shown = _of_trained(pictures, data)
     mean, covariance = _moments(chain(_standardised(head, data, rows), _blocks(head, shown.features)))
     variances, components = principal(covariance, dimension)
-    told = {"share": WHITENED_SHARE, "products": len(rows), "variance": round(float(variances.sum() / np.trace(covariance)), 4)}
+    told = {"share": share, "products": len(rows), "variance": round(float(variances.sum() / np.trace(covariance)), 4)}
     differences, several = _differences(head, components, shown)
     if several >= LEAST_SEVERAL:
         within, shrinkage = shrunk_covariance(differences)
@@ -88,7 +87,7 @@ def whiten(
         whitening = components / variances**0.25
     values = whitening.shape[1]
     made = {name: other.widened(values) for name, other in heads.items()}
-    made[WHITENED] = replace(head, whitening=whitening, whitening_bias=-mean @ whitening, whitened_share=WHITENED_SHARE)
+    made[WHITENED] = replace(head, whitening=whitening, whitening_bias=-mean @ whitening, whitened_share=share)
     return Whitened(made, None if gate is None else gate.widened(values), {"dimension": values, **told})
 
 

@@ -124,7 +124,7 @@ def _whiten(job: Job, products: Products, heads: Mapping[str, Head], gate: Gate 
         if single is not None:
             tiled = job.spaces["picture"].views.of_query(single.features) if job.config.views == 1 else single.features
             single = replace(single, features=tiled)
-    return whiten(heads, gate, data, single, dimension)
+    return whiten(heads, gate, data, single, dimension, job.config.whitened_share)
 
 
 def _choose(config: Config, gate: Gate | None, heads: Mapping[str, Head], data: ArrayTrainingData) -> ChosenFusion:

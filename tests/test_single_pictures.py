@@ -107,6 +107,8 @@ def test_a_bundle_is_whitened_by_several_pictures_and_photos_find_products(
     without = train(settings(tiny_towers, tmp_path / "index", catalogues["inside"], whitened_dimension=0))
     assert without.training["whitened"] == {}
     assert without.dimension == SHARED
+    other = train(settings(tiny_towers, tmp_path / "index", catalogues["inside"], whitened_share=0.6))
+    assert other.training["whitened"]["share"] == other.heads["picture"].whitened_share == 0.6
     least = train(settings(tiny_towers, tmp_path / "index", catalogues["inside"], max_pictures=1))
     assert "several" not in least.training["whitened"]
     assert found_first(bundle) > found_first(least) > found_first(without)
@@ -124,6 +126,9 @@ def found_first(bundle: Bundle) -> float:
     return float(np.mean((asked @ indexed.T).argmax(axis=1) == np.arange(PRODUCTS)))
 
 
-def test_fewer_values_than_none_are_refused(tiny_towers: dict[str, Path], tmp_path: Path) -> None:
+def test_fewer_values_than_none_and_shares_of_all_are_refused(tiny_towers: dict[str, Path], tmp_path: Path) -> None:
+    for share in (0, 1.0):
+        with pytest.raises(ConfigError, match=r"--whitened-share is .*; it is a share above 0 and below 1"):
+            settings(tiny_towers, tmp_path / "index", "nowhere", whitened_share=share)
     with pytest.raises(ConfigError, match="--whitened-dimension is -1; it must be at least 0"):
         settings(tiny_towers, tmp_path / "index", "nowhere", whitened_dimension=-1)
