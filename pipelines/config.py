@@ -181,9 +181,10 @@ PREVIEW_SETTINGS = (
 )  # fmt: skip
 IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
-    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "whitened_dimension", "whitened_share", "fusion", "weight",
-    "phrases", "phrase_languages", "words", "max_training_products", "max_phrases", "max_sentences", "sentence_share",
-    "fine_tune", "fine_tune_steps", "fine_tune_minutes", "epochs", "loss", "ranking", "remove_gap", "group", "tensorboard", "holdout",
+    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "whitened_dimension", "whitened_share", "fusion",
+    "weight", "phrases", "phrase_languages", "words", "max_training_products", "max_phrases", "max_sentences", "sentence_share",
+    "fine_tune", "fine_tune_steps", "fine_tune_minutes", "epochs", "loss", "ranking", "remove_gap", "group", "tensorboard",
+    "holdout",
 )  # fmt: skip
 
 
