@@ -26,6 +26,8 @@ from encoders.heads import BLOCK_ROWS, Head
 from encoders.training_data import ArrayTrainingData
 
 WHITENED = "picture"
+# Without knowing how pictures of one product differ, photos find what has their background (docs/quality.md).
+SHARE, SHARE_OF_SEVERAL = 0.3, 0.7
 LEAST_PRODUCTS = 100
 LEAST_SEVERAL = 20
 MOST_ROWS = 20_000
@@ -56,13 +58,14 @@ class Whitened:
 
 def whiten(
     heads: Mapping[str, Head], gate: Gate | None, data: ArrayTrainingData, pictures: SinglePictures | None, dimension: int,
-    share: float,
+    share: float | None = None,
 ) -> Whitened:  # fmt: skip
-    """Give the head of pictures `dimension` whitened values of a share beside its learned ones, the other heads as many zeros.
+    """Give the head of pictures `dimension` whitened values beside its learned ones, the other heads as many zeros.
 
     They are fitted on the first 20,000 products with a picture and on single `pictures`, of products that are not held out.
     There are fewer values where the features vary in fewer directions, and none where fewer than 100 products have pictures.
-    Differences within products count where at least 20 have several pictures. Memory is that of two matrices of D x D float64.
+    Differences within products count where at least 20 have several pictures. The values' share is .7 then, and .3 elsewhere,
+    where none is given. Memory is that of two matrices of D x D float64.
 
     Figures: the `dimension`, `share`, number of `products`, the share of the features' `variance` that is kept, and where it was
     measured within products: how many have `several` pictures, these `pictures`, the `shrinkage`.
@@ -76,8 +79,10 @@ def whiten(
     shown = _of_trained(pictures, data)
     mean, covariance = _moments(chain(_standardised(head, data, rows), _blocks(head, shown.features)))
     variances, components = principal(covariance, dimension)
-    told = {"share": share, "products": len(rows), "variance": round(float(variances.sum() / np.trace(covariance)), 4)}
+    told: dict[str, Any] = {"products": len(rows), "variance": round(float(variances.sum() / np.trace(covariance)), 4)}
     differences, several = _differences(head, components, shown)
+    if share is None:
+        share = SHARE_OF_SEVERAL if several >= LEAST_SEVERAL else SHARE
     if several >= LEAST_SEVERAL:
         within, shrinkage = shrunk_covariance(differences)
         told |= {"several": several, "pictures": len(differences), "shrinkage": round(shrinkage, 4)}
@@ -88,7 +93,7 @@ def whiten(
     values = whitening.shape[1]
     made = {name: other.widened(values) for name, other in heads.items()}
     made[WHITENED] = replace(head, whitening=whitening, whitening_bias=-mean @ whitening, whitened_share=share)
-    return Whitened(made, None if gate is None else gate.widened(values), {"dimension": values, **told})
+    return Whitened(made, None if gate is None else gate.widened(values), {"dimension": values, "share": share, **told})
 
 
 def principal(covariance: Float64, most: int) -> tuple[Float64, Float64]:

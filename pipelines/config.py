@@ -115,9 +115,9 @@ class Config:
     whitened_dimension: int = setting(
         128, "values beside them that hold what pictures look like, by which photos find the very product, at most; 0: none"
     )
-    whitened_share: float = setting(
-        0.3, "share of those in a picture's vector: with more of it photos find the very product more often, and what "
-        "is of its kind less often"
+    whitened_share: float | None = setting(
+        None, "share of those in a picture's vector: with more of it photos find the very product more often, and what is of its "
+        "kind less often (default: 0.7 where products have several pictures, else 0.3)"
     )  # fmt: skip
     fusion: Literal["concatenation", "weighted_sum", "mean", "max", "attention"] | None = setting(
         None, "how the vectors of a product's modalities become one (default: the bundle's; trained: weighted_sum)"
@@ -268,7 +268,7 @@ def check(config: Config) -> Config:
             raise ConfigError(f"{flag(name)} is {getattr(config, name)}; it is a share between 0 and 1")
     if not 0 <= config.sentence_share <= 0.5:
         raise ConfigError(f"--sentence-share is {config.sentence_share}; it is a share between 0 and 0.5")
-    if not 0 < config.whitened_share < 1:
+    if config.whitened_share is not None and not 0 < config.whitened_share < 1:
         raise ConfigError(f"--whitened-share is {config.whitened_share}; it is a share above 0 and below 1")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")

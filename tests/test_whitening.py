@@ -150,7 +150,13 @@ def test_too_few_products_no_pictures_and_no_dimension_leave_heads_as_they_are(s
 
 def test_few_products_with_several_pictures_count_as_none(shop: Shop) -> None:
     few = SinglePictures(shop.pictures.features[: 3 * 21], shop.pictures.owners[: 3 * 21])  # 16 of 21 are not held out
-    assert "several" not in whiten(shop.heads, None, shop.data, few, 24, SHARE).figures
+    made = whiten(shop.heads, None, shop.data, few, 24)
+    assert "several" not in made.figures
+    assert made.heads["picture"].whitened_share == made.figures["share"] == 0.3
+    more = SinglePictures(shop.pictures.features[: 3 * 26], shop.pictures.owners[: 3 * 26])  # 20 of 26
+    made = whiten(shop.heads, None, shop.data, more, 24)
+    assert made.figures["several"] == 20
+    assert made.heads["picture"].whitened_share == made.figures["share"] == 0.7
 
 
 @pytest.mark.parametrize("most", [5, 30])
