@@ -27,7 +27,7 @@ from encoders.selection import ChosenFusion, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainingSettings, remove_gaps, train_heads
 from encoders.training_data import ArrayTrainingData
-from encoders.whitening import Whitened, whiten
+from encoders.whitening import SinglePictures, whiten
 from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
@@ -85,10 +85,11 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         data, sizes = training_data(job, products, Path(temporary))
+        single = _single_pictures(job, products)
         with watch_training(config.tensorboard) as watch:
             trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
         learned = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
-        whitened = _whiten(job, products, learned, trained.gate, data)
+        whitened = whiten(learned, trained.gate, data, single, config.whitened_dimension, config.whitened_share)
         heads = whitened.heads
         chosen = _choose(config, whitened.gate, heads, data)
         told = {"remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
@@ -116,15 +117,14 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     return bundle if config.bundle else open_at(own)
 
 
-def _whiten(job: Job, products: Products, heads: Mapping[str, Head], gate: Gate | None, data: ArrayTrainingData) -> Whitened:
-    """Give the heads whitened values, with what single pictures tell where products have several."""
-    dimension, single = job.config.whitened_dimension, None
-    if dimension and "picture" in heads:
-        single = single_pictures(job, products.orders)
-        if single is not None:
-            tiled = job.spaces["picture"].views.of_query(single.features) if job.config.views == 1 else single.features
-            single = replace(single, features=tiled)
-    return whiten(heads, gate, data, single, dimension, job.config.whitened_share)
+def _single_pictures(job: Job, products: Products) -> SinglePictures | None:
+    """Encode single pictures where whitened values are asked for, as features like those that heads take."""
+    if not job.config.whitened_dimension or "picture" not in job.spaces:
+        return None
+    single = single_pictures(job, products.orders)
+    if single is None or job.config.views > 1:
+        return single
+    return replace(single, features=job.spaces["picture"].views.of_query(single.features))
 
 
 def _choose(config: Config, gate: Gate | None, heads: Mapping[str, Head], data: ArrayTrainingData) -> ChosenFusion:
