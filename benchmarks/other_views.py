@@ -31,6 +31,7 @@ from pipelines.train import train
 ROWS: Mapping[str, tuple[bool, Mapping[str, Any]]] = {
     "known products (the default)": (True, {}),
     "known products, learned values only": (True, {"whitened_dimension": 0}),
+    "known products, a share of .3": (True, {"whitened_share": 0.3}),
     "new products": (False, {}),
     "new products, learned values only": (False, {"whitened_dimension": 0}),
 }
