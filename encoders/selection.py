@@ -92,6 +92,8 @@ def choose_weights(
     else:
         scores = score(fusion)
         if weighs and len(photographed):
+            by_picture = score(replace(fusion, weights=PHOTO_WEIGHTS))
+            figures["query_weights"] = {"picture": _told(PHOTO_WEIGHTS, by_picture["picture"], scores["picture"])}
             fusion = replace(fusion, query_weights={"picture": PHOTO_WEIGHTS})
     return ChosenFusion(fusion, figures | {"weights": dict(fusion.weights), "ndcg@10": _mean(scores)})
 
@@ -120,14 +122,20 @@ def _of_queries(
     told = {}
     for kind, before in found[fused].items():
         best = _best({weight: round(float(scores[kind].mean()), 6) for weight, scores in found.items()}, fused)
-        gains = found[best][kind] - before
-        error = float(gains.std() / np.sqrt(len(gains)))
-        if len(gains) >= LEAST_QUERIES and gains.mean() > 2 * error:
-            told[kind] = {
-                "weights": dict(_weighing(fusion, best).weights), "ndcg@10": round(float(found[best][kind].mean()), 6),
-                "fused": round(float(before.mean()), 6), "error": round(error, 6),
-            }  # fmt: skip
+        own = _told(_weighing(fusion, best).weights, found[best][kind], before)
+        if len(before) >= LEAST_QUERIES and (found[best][kind] - before).mean() > 2 * own["error"]:
+            told[kind] = own
     return told
+
+
+def _told(
+    weights: Mapping[str, float], found: npt.NDArray[np.float64], fused: npt.NDArray[np.float64]
+) -> dict[str, Any]:
+    """Return weights with the nDCG@10 of queries ranked by them and by the fused vectors, and the error of the difference."""
+    return {
+        "weights": dict(weights), "ndcg@10": round(float(found.mean()), 6), "fused": round(float(fused.mean()), 6),
+        "error": round(float((found - fused).std() / np.sqrt(len(found))), 6),
+    }  # fmt: skip
 
 
 def _photos(head: Head, features: npt.NDArray[Any], seed: int) -> npt.NDArray[np.float32]:

@@ -74,7 +74,12 @@ def test_with_too_few_queries_to_choose_photos_are_ranked_by_their_pictures() ->
     own = Fusion("weighted_sum", {"picture": 0.4, "text": 0.6})
     chosen = choose_weights(own, HEADS, batch("text", 99))
     assert chosen.fusion == dataclasses.replace(own, query_weights={"picture": {"picture": 0.9, "text": 0.1}})
-    assert (chosen.figures["chosen"], chosen.figures["grid"], chosen.figures["query_weights"]) == (False, [], {})
+    assert (chosen.figures["chosen"], chosen.figures["grid"]) == (False, [])
+    told = chosen.figures["query_weights"]
+    assert list(told) == ["picture"]
+    assert told["picture"]["weights"] == {"picture": 0.9, "text": 0.1}
+    assert 1 >= told["picture"]["ndcg@10"] > told["picture"]["fused"] > 0.1
+    assert 0 < told["picture"]["error"] < told["picture"]["ndcg@10"] - told["picture"]["fused"]
 
 
 def test_equally_good_weights_are_those_nearest_to_the_given() -> None:
