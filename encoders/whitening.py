@@ -152,7 +152,9 @@ def _moments(blocks: Iterable[Float32]) -> tuple[Float64, Float64]:
     for block in blocks:
         count, total, products = count + len(block), total + block.sum(axis=0, dtype=np.float64), products + block.T @ block
     mean = total / count
-    return mean, products / count - np.outer(mean, mean)
+    products /= count
+    products -= np.outer(mean, mean)
+    return mean, products
 
 
 def _differences(head: Head, components: Float64, pictures: SinglePictures) -> tuple[Float64, int]:

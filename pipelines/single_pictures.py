@@ -33,17 +33,21 @@ _log = logging.getLogger(__name__)
 
 
 def single_pictures(job: Job, orders: Sequence[int]) -> SinglePictures | None:
-    """Encode the pictures of products that have several, one by one; None where there are fewer than 20 such products.
+    """Encode the pictures of products that have several, one by one, to features as heads take them.
+
+    None where whitened values are not asked for, there are no pictures, or fewer than 20 such products.
 
     Args:
         job: a run whose PLAN ended.
         orders: orders of the products of the training; owners are their places.
     """
-    rows = _several(job, orders) if len(orders) >= LEAST_SEVERAL else None
-    if rows is None or rows.num_rows < LEAST_SEVERAL:
+    if not job.config.whitened_dimension or "picture" not in job.spaces or len(orders) < LEAST_SEVERAL:
         return None
-    space = job.spaces["picture"]
-    space = replace(space, views=Views(), dimension=space.dimension // space.views.slots)
+    rows = _several(job, orders)
+    if rows.num_rows < LEAST_SEVERAL:
+        return None
+    views = job.spaces["picture"].views
+    space = replace(job.spaces["picture"], views=Views(), dimension=job.spaces["picture"].dimension // views.slots)
     names = _cut(job, rows, space)
     _log.info("encode: %d products' pictures one by one, to train with", rows.num_rows)
     settings = EncodeSettings(
@@ -51,7 +55,9 @@ def single_pictures(job: Job, orders: Sequence[int]) -> SinglePictures | None:
         len(names),
     )  # fmt: skip
     run_pipeline(lambda p: p | "Pictures" >> beam.Create(["pictures"], reshuffle=False) | Encode(settings), job.flags)
-    return _gather([settings.unit_file(name) for name in names], space, orders)
+    single = _gather([settings.unit_file(name) for name in names], space, orders)
+    # With --views heads take one view of those that stand side by side.
+    return single if job.config.views > 1 else replace(single, features=views.of_query(single.features))
 
 
 def _several(job: Job, orders: Sequence[int]) -> pa.Table:

@@ -12,7 +12,6 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,16 @@ from encoders.selection import ChosenFusion, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainingSettings, remove_gaps, train_heads
 from encoders.training_data import ArrayTrainingData
-from encoders.whitening import SinglePictures, whiten
+from encoders.whitening import whiten
 from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
 from pipelines.fine_tune import train_given_towers, trained_layers
-from pipelines.job import Job, finish_run, open_catalogue
+from pipelines.job import finish_run, open_catalogue
 from pipelines.layout import Index
 from pipelines.single_pictures import single_pictures
 from pipelines.statistics import fit_statistics
-from pipelines.training_features import PHRASES_PER_PRODUCT, Products, encode_products, shop_words, training_data
+from pipelines.training_features import PHRASES_PER_PRODUCT, encode_products, shop_words, training_data
 from pipelines.training_watch import watch_training
 from pipelines.views import index_views
 
@@ -85,7 +84,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         data, sizes = training_data(job, products, Path(temporary))
-        single = _single_pictures(job, products)
+        single = single_pictures(job, products.orders)
         with watch_training(config.tensorboard) as watch:
             trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
         learned = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
@@ -115,16 +114,6 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     _report(figures)
     finish_run(job.index, job.run)
     return bundle if config.bundle else open_at(own)
-
-
-def _single_pictures(job: Job, products: Products) -> SinglePictures | None:
-    """Encode single pictures where whitened values are asked for, as features like those that heads take."""
-    if not job.config.whitened_dimension or "picture" not in job.spaces:
-        return None
-    single = single_pictures(job, products.orders)
-    if single is None or job.config.views > 1:
-        return single
-    return replace(single, features=job.spaces["picture"].views.of_query(single.features))
 
 
 def _choose(config: Config, gate: Gate | None, heads: Mapping[str, Head], data: ArrayTrainingData) -> ChosenFusion:
