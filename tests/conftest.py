@@ -6,13 +6,11 @@ import fcntl
 import io
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,24 +72,6 @@ def logging_as_it_was_before_the_file() -> Iterator[None]:
     """Leave the log as it was before what several tests of a file share, which may run the command too."""
     with undone_logging():
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def signatures_read_once() -> None:
-    """Keep what Beam reads of a method's signature, which it reads again for each transform: a quarter of a small run."""
-    core: Any = sys.modules.get("apache_beam.transforms.core")
-    if core is None:
-        return
-    read, known = core.get_signature, {}
-
-    def read_once(function: Any) -> Any:
-        if not isinstance(function, MethodType):
-            return read(function)
-        if function.__func__ not in known:
-            known[function.__func__] = read(function)
-        return known[function.__func__]
-
-    core.get_signature = read_once
 
 
 def jpeg(colour: tuple[int, int, int], seed: int, side: int = 32) -> bytes:
