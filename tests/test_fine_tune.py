@@ -74,7 +74,7 @@ def test_a_tower_trained_further_makes_a_bundle_of_its_own(
     assert cosine_distance(*forms) < 1e-6
     (trained_once,) = Path(index.towers).glob("trained-*")
     assert own_bundle(index) == str(bundle.folder)
-    other = train(config.replace(fusion="mean"))
+    other = train(config.replace(fusion="mean", whitened_dimension=8, whitened_share=0.5))
     assert other.towers == bundle.towers
     assert list(Path(index.towers).glob("trained-*")) == [trained_once]
     assert prune(index, 1, 0).files["towers"] == 0
