@@ -269,9 +269,8 @@ def check(config: Config) -> Config:
     if not 0 <= config.sentence_share <= 0.5:
         raise ConfigError(f"--sentence-share is {config.sentence_share}; it is a share between 0 and 0.5")
     if config.whitened_share is not None and not 0 < config.whitened_share < 1:
-        raise ConfigError(
-            f"--whitened-share is {config.whitened_share}; it is a share above 0 and below 1 (--whitened-dimension 0: no such values)"
-        )
+        said = "it is a share above 0 and below 1 (--whitened-dimension 0: no such values)"
+        raise ConfigError(f"--whitened-share is {config.whitened_share}; {said}")
     if not 0 <= config.holdout < 1:
         raise ConfigError(f"--holdout is {config.holdout}; it is a share of at least 0 and below 1")
     for name, allowed in (("format", FORMATS), ("metric", METRICS), ("fusion", FUSIONS), ("view_pooling", POOLINGS),

@@ -164,7 +164,10 @@ def _picture_batches(work: pa.Table, findings: Findings, tower: Tower, settings:
 
 
 def encode_single_pictures(work: pa.Table, tower: Tower, settings: EncodeSettings) -> tuple[pa.Table, int]:
-    """Encode the pictures of a unit, each a row of the product's order, id and key; returns them and their number."""
+    """Encode the pictures of a unit, each a row of the product's order, id and key; returns them and their number.
+
+    Those that cannot be read are left out: the run has rejected and counted them with their products.
+    """
     features, owners = [np.zeros((0, tower.spec.dimension), dtype=np.float32)], []
     for batch in _picture_batches(work, Findings(work.num_rows), tower, settings):
         features.append(tower.encode(batch.pictures))
