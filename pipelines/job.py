@@ -7,6 +7,7 @@ products. The same command goes on where the unfinished run of the same plan sto
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,8 @@ from pipelines.features import Space
 from pipelines.layout import FORMAT, Index, Partition, Run, Stage, partitions, read_json, write_json
 from pipelines.outlook import Outlook
 from pipelines.withdraw import withdrawn_ids
+
+STARTED = "%Y%m%dT%H%M%SZ"
 
 _log = logging.getLogger(__name__)
 
@@ -174,17 +177,19 @@ def _find_run(index: Index, digest: str) -> Run | None:
 
 
 def _new_run(index: Index, digest: str) -> Run:
-    started = datetime.now(UTC)
-    while storage.exists((run := index.run(f"{started:%Y%m%dT%H%M%SZ}-{digest[:12]}")).plan):
-        # The same plan ran and ended within this second: its name, and what lies under it, is taken.
-        started += timedelta(seconds=1)
-    return run
+    """Name a run by when it starts, a second after the newest at the earliest: by their names runs are told old and new."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    named = (info.path.rsplit("/", 2)[-2].partition("-")[0] for info in storage.list_folder(index.runs, "*/plan.json"))
+    newest = max((name for name in named if re.fullmatch(r"\d{8}T\d{6}Z", name)), default="")
+    if newest >= f"{now:{STARTED}}":
+        now = datetime.strptime(newest, STARTED).replace(tzinfo=UTC) + timedelta(seconds=1)
+    return index.run(f"{now:{STARTED}}-{digest[:12]}")
 
 
 def finish_run(index: Index, run: Run) -> None:
     """Delete what only the stages of a run needed, and say that it is over; killed meanwhile, the next one goes on with it."""
     for pile in piles_of(index, read_json(run.plan)["spaces"].values(), run.id):
         pile.remove()
-    for name in ("ingest", "work", "queries", "statistics", "fine-tune"):
+    for name in ("ingest", "work", "queries", "single", "statistics", "fine-tune"):
         storage.remove_folder(run.file(name))
     write_json(run.finished, {"finished": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -71,6 +71,13 @@ def test_a_second_run_encodes_nothing_and_keeps_the_version(config: MakeConfig) 
     assert sum(second.encoded.values()) == 0
 
 
+def test_runs_that_begin_within_a_second_have_names_in_their_order(config: MakeConfig) -> None:
+    begun = [open_run(config(products() if limit == 1 else None, limit=limit), ())[0].run.id for limit in range(1, 6)]
+    stamps = [name.partition("-")[0] for name in begun]
+    assert stamps == sorted(set(stamps))
+    assert len({name.partition("-")[2] for name in begun}) == 5
+
+
 def test_a_run_is_over_when_the_marks_of_all_its_stages_are_there(config: MakeConfig) -> None:
     """Killed before that it goes on, also where its version is current already."""
     settings = config(products()[:12])

@@ -104,6 +104,8 @@ def test_a_bundle_is_whitened_by_several_pictures_and_photos_find_products(
     assert "whitened values fitted on the pictures of 124 products, those of" in caplog.text
     assert "encode: 86 products' pictures one by one, to train with" in caplog.text
     assert bundle.dimension == SHARED + 24
+    (finished,) = (tmp_path / "index" / "runs").iterdir()
+    assert not {"single", "queries", "work"} & {path.name for path in finished.iterdir()}
     without = train(settings(tiny_towers, tmp_path / "index", catalogues["inside"], whitened_dimension=0))
     assert without.training["whitened"] == {}
     assert without.dimension == SHARED
