@@ -170,7 +170,8 @@ class Catalogue:
         self.seen = read_products(job)
         everything = read_products(dataclasses.replace(job, config=job.config.replace(holdout=0.0)))
         places = [place for place, order in enumerate(everything.orders) if hash_share(order) < HOLDOUT]
-        self.unseen = Products(*([column[place] for place in places] for column in dataclasses.astuple(everything)))
+        ids, orders = [everything.ids[place] for place in places], [everything.orders[place] for place in places]
+        self.unseen = Products(ids, orders, titles=[], phrases=[], groups=[])
         tables = [ranges.read_table(job.run.products(part), [PRODUCT_ID, COLUMNS]) for part in job.partitions()]
         columns = {row[PRODUCT_ID]: row[COLUMNS] for row in pa.concat_tables(tables).to_pylist()}
         self.questions = Questions([columns[name] for name in self.unseen.ids], self.seen.titles)

@@ -87,8 +87,9 @@ class Catalogue:
             for name, trained, indexed in (
                 ("picture", row.trained_pictures, row.picture), ("text", row.trained_texts, row.text))
         }  # fmt: skip
+        meanings = None if data.meanings is None else data.meanings.of_products(np.flatnonzero(seen))
         return dataclasses.replace(
-            data, features=features, present={name: mask[seen] for name, mask in data.present.items()},
+            data, features=features, meanings=meanings, present={name: mask[seen] for name, mask in data.present.items()},
             title_ids=data.title_ids[seen, : row.asked_titles], product_phrases=data.product_phrases[seen],
             validation_rows=data.validation_rows[seen], seed=seed,
             index_views={"picture": min(row.picture, row.trained_pictures), "text": min(row.text, row.trained_texts)},

@@ -7,7 +7,7 @@ is the text tower's feature of a title, of a sentence of a description, or of a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,6 +53,49 @@ class TrainingData(Protocol):
 
 
 @dataclass(frozen=True)
+class Meanings:
+    """What phrases name and what products have, as numbers of values ("the colour is navy blue"): who answers what.
+
+    names: int[S, r], what a phrase names, filled up with -1; queries: int[S], which query says it, ascending. A query that
+    means one thing or another has a row for each.
+    values: what products have, one after the other, those of product i from starts[i] to starts[i + 1]; starts: int[N + 1].
+    """
+
+    names: Ids
+    queries: Ids
+    values: Ids
+    starts: Ids
+
+    def answers(self, asked: Ids, rows: Ids) -> Mask:
+        """Tell which of the products `rows` have all that a query names: bool[Q, B]; `asked` are sorted, each once."""
+        right = np.zeros((len(asked), len(rows)), np.bool_)
+        meant = np.flatnonzero(np.isin(self.queries, asked))
+        if not len(meant):
+            return right
+        vocabulary = np.unique(self.names[meant])
+        vocabulary = vocabulary[vocabulary >= 0]
+        meaning, column = np.nonzero(self.names[meant] >= 0)
+        wanted = np.zeros((len(meant), len(vocabulary)), np.float32)
+        wanted[meaning, np.searchsorted(vocabulary, self.names[meant][meaning, column])] = 1
+        had = self.of_products(rows)
+        product, own = np.repeat(np.arange(len(rows)), np.diff(had.starts)), had.values
+        known = np.isin(own, vocabulary)
+        there = np.zeros((len(vocabulary), len(rows)), np.float32)
+        there[np.searchsorted(vocabulary, own[known]), product[known]] = 1
+        fits = wanted @ there == wanted.sum(axis=1, keepdims=True)
+        queries, first = np.unique(self.queries[meant], return_index=True)
+        right[np.searchsorted(asked, queries)] = np.logical_or.reduceat(fits, first, axis=0)
+        return right
+
+    def of_products(self, rows: Ids) -> Meanings:
+        """Return what these products have, in this order, beside what queries name."""
+        counts = self.starts[rows + 1] - self.starts[rows]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        places = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], counts)
+        return replace(self, values=self.values[places], starts=starts)
+
+
+@dataclass(frozen=True)
 class ArrayTrainingData:
     """Draw batches from arrays of N products: in memory, or memory-mapped from files and then read run by run.
 
@@ -61,7 +104,8 @@ class ArrayTrainingData:
     queries: the text tower's features of distinct titles and phrases, [U, D].
     query_texts: what they are features of, where it is needed.
     title_ids: int[N, W], the queries that are a product's title and views of it, -1 where it has none.
-    product_phrases: int[N, k], the queries that are phrases fitting a product, filled up with -1.
+    product_phrases: int[N, k], the queries that are phrases drawn for a product, filled up with -1; meanings: which other
+    products they fit, where that is known.
     validation_rows: bool[N], the products held out; index_views: by modality, over how many views, from the first,
     their features are the mean, as the index's are; 1 where it is not named.
     phrase_share: share of the training batches that ask phrases, the others asking titles: both in one batch teach
@@ -77,6 +121,7 @@ class ArrayTrainingData:
     product_phrases: Ids
     validation_rows: Mask
     query_texts: Sequence[str] = ()
+    meanings: Meanings | None = None
     index_views: Mapping[str, int] = field(default_factory=dict)
     batch_rows: int = 512
     phrase_share: float = 0.4
@@ -154,6 +199,8 @@ class ArrayTrainingData:
             slots = np.searchsorted(asked, ids).clip(max=len(asked) - 1)
             product, column = np.nonzero(asked[slots] == ids)
             answers[slots[product, column], product] = True
+            if self.meanings is not None:
+                answers |= self.meanings.answers(asked, rows)
         return TrainingBatch(
             products={name: self.product_features(name, rows, rng) for name in self.features},
             present={name: np.asarray(mask[rows]) for name, mask in self.present.items()},

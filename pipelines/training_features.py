@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import apache_beam as beam
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from encoders.pooling import Views
 from encoders.tower_spec import TowerSpec
-from encoders.training_data import ArrayTrainingData
+from encoders.training_data import ArrayTrainingData, Meanings
 from pipelines import ranges, stages, storage
 from pipelines.config import Config, ConfigError, phrase_languages
 from pipelines.encode import Encode, EncodeSettings
@@ -28,7 +29,7 @@ from pipelines.plan import unit_id
 from pipelines.runner import run_pipeline
 from pipelines.statistics import find_settings
 from pipelines.views import index_views, text_maker, training_views
-from transforms.phrases import find_roles, phrases_of, pool_phrases, product_attributes
+from transforms.phrases import canonical_values, find_roles, phrases_of, pool_phrases, product_attributes
 from transforms.sentences import sentences, shared_by_many
 from transforms.shop_words import ShopWords
 from transforms.text import clean_text
@@ -49,9 +50,11 @@ class Products:
         ids: product ids.
         orders: their orders.
         titles: cleaned titles, None where there is none.
-        phrases: phrases that fit each product.
+        phrases: phrases drawn for each product.
         groups: what the column of groups says of each, None where there is none or it is empty.
         sentences: sentences of each description.
+        values: what each product has, as numbers of its attributes.
+        meanings: phrase -> what it names, in these numbers; a phrase may name one thing or another.
     """
 
     ids: list[str]
@@ -60,6 +63,8 @@ class Products:
     phrases: list[list[str]]
     groups: list[str | None]
     sentences: list[list[str]] = field(default_factory=list)
+    values: list[list[int]] = field(default_factory=list)
+    meanings: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
 
 
 def shop_words(config: Config) -> ShopWords:
@@ -93,7 +98,7 @@ def encode_products(
 def read_products(job: Job) -> Products:
     """Read the products to train on, with the phrases made from their columns."""
     config, words, languages = job.config, shop_words(job.config), phrase_languages(job.config)
-    products = Products([], [], [], [], [])
+    products, numbers = Products([], [], [], [], []), dict[tuple[str, str], int]()
     for table in _tables(job, config.max_training_products):
         columns = table[COLUMNS].combine_chunks()
         names = [field.name for field in columns.type]
@@ -112,7 +117,13 @@ def read_products(job: Job) -> Products:
             products.groups.append(str(row[group]) if group and row[group] not in (None, "") else None)
             described = row.get("description") if config.max_sentences else None
             products.sentences.append(sentences(described, SENTENCES_PER_PRODUCT) if isinstance(described, str) else [])
-            products.phrases.append(phrases_of(attributes, PHRASES_PER_PRODUCT, config.seed, words, languages))
+            own = sorted(canonical_values(attributes, words))
+            products.values.append([numbers.setdefault(value, len(numbers)) for value in own])
+            phrases = phrases_of(attributes, PHRASES_PER_PRODUCT, config.seed, words, languages)
+            products.phrases.append([phrase.text for phrase in phrases])
+            for phrase in phrases:
+                meaning = tuple(sorted(numbers[value] for value in phrase.names))
+                products.meanings.setdefault(phrase.text, set()).add(meaning)
     return products
 
 
@@ -278,6 +289,20 @@ def _numbers(texts: Sequence[Sequence[str]], pool: Sequence[str], number: Mappin
     return numbers
 
 
+def _meanings(products: Products, number: Mapping[str, int]) -> Meanings:
+    """Gather what products have and what the phrases of these numbers name."""
+    meant = sorted((number[text], names) for text in number for names in products.meanings[text])
+    named = np.full((len(meant), max((len(names) for _, names in meant), default=1)), -1, dtype=np.int32)
+    for row, (_, names) in enumerate(meant):
+        named[row, : len(names)] = names
+    return Meanings(
+        names=named,
+        queries=np.array([query for query, _ in meant], dtype=np.int64),
+        values=np.fromiter(chain.from_iterable(products.values), dtype=np.int32),
+        starts=np.cumsum([0, *map(len, products.values)], dtype=np.int64),
+    )
+
+
 def training_data(job: Job, products: Products, folder: Path) -> tuple[ArrayTrainingData, dict[str, int]]:
     """Encode titles, sentences and phrases, gather all features, and split off the validation products."""
     config = job.config
@@ -312,6 +337,7 @@ def training_data(job: Job, products: Products, folder: Path) -> tuple[ArrayTrai
         query_texts=texts,
         title_ids=title_ids,
         product_phrases=fits,
+        meanings=_meanings(products, {text: number[text] for text in phrases if text in number}),
         product_sentences=said,
         sentence_share=config.sentence_share,
         validation_rows=split_validation(products),

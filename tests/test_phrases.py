@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from transforms.phrases import find_roles, make_phrases, phrases_of, pool_phrases, product_attributes
+from transforms.phrases import canonical_values, find_roles, make_phrases, phrases_of, pool_phrases, product_attributes
 from transforms.shop_words import LANGUAGES, ShopWords, singular
 
 BOTH = {"en": 0.7, "zh": 0.3}
@@ -25,7 +25,7 @@ def draw(
 ) -> set[str]:
     """Draw phrases in the languages of the shares, or in English and that share of Chinese."""
     languages = {"en": 1 - shares, "zh": shares} if isinstance(shares, float | int) else shares
-    return set(make_phrases(attributes, count, np.random.default_rng(0), words, languages))
+    return {phrase.text for phrase in make_phrases(attributes, count, np.random.default_rng(0), words, languages)}
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,24 @@ def test_each_phrase_takes_one_value_of_a_list(words: ShopWords) -> None:
 
 def test_share_of_chinese_is_kept(words: ShopWords) -> None:
     phrases = make_phrases(SHIRT, 1000, np.random.default_rng(0), words, BOTH)
-    assert 240 < sum(not phrase.isascii() for phrase in phrases) < 360
+    assert 240 < sum(not phrase.text.isascii() for phrase in phrases) < 360
 
 
 def test_product_without_attributes_has_no_phrases(words: ShopWords) -> None:
     assert make_phrases({}, 5, np.random.default_rng(0), words, BOTH) == []
     assert make_phrases({"kind": []}, 5, np.random.default_rng(0), words, BOTH) == []
+
+
+def test_phrase_tells_which_attributes_it_names(words: ShopWords) -> None:
+    attributes = {"kind": "Shirts", "colour": ["Grey", "Navy Blue"], "brand": "Nike"}
+    values = canonical_values(attributes, words)
+    assert ("colour", "navy blue") in values
+    assert len(values) == 4
+    assert canonical_values({"colour": "gray"}, words) == canonical_values({"colour": ["GREY"]}, words) < values
+    for phrase in make_phrases(attributes, 300, np.random.default_rng(0), words, BOTH):
+        assert phrase.names <= values
+        assert (("brand", "nike") in phrase.names) == ("nike" in phrase.text.casefold()), phrase.text
+        assert sum(role == "colour" for role, _ in phrase.names) <= 1
 
 
 def test_products_of_the_same_attributes_have_the_same_phrases(words: ShopWords) -> None:
@@ -192,14 +204,15 @@ def test_brands_and_unknown_words_stay_as_they_are_in_every_language(words: Shop
 
 def test_shares_of_languages_are_kept(words: ShopWords) -> None:
     shares = {"en": 2.0, "zh": 1.0, "ja": 1.0}
-    phrases = make_phrases({"kind": "Sneakers"}, 2000, np.random.default_rng(0), words, shares)
+    phrases = [phrase.text for phrase in make_phrases({"kind": "Sneakers"}, 2000, np.random.default_rng(0), words, shares)]
     assert sum("スニーカー" in phrase for phrase in phrases) in range(430, 570)
     assert sum(phrase.isascii() for phrase in phrases) in range(930, 1070)
 
 
 @pytest.mark.parametrize(("language", "asked"), [("en", "looking for"), ("zh", "有没有"), ("de", "suche")])
 def test_one_phrase_of_five_is_asked_for_in_a_few_words_more(words: ShopWords, language: str, asked: str) -> None:
-    phrases = make_phrases({"kind": "Sneakers"}, 2000, np.random.default_rng(0), words, {language: 1.0})
+    drawn = make_phrases({"kind": "Sneakers"}, 2000, np.random.default_rng(0), words, {language: 1.0})
+    phrases = [phrase.text for phrase in drawn]
     plain = {phrase for phrase in phrases if phrases.count(phrase) > 60}
     requests = [phrase for phrase in phrases if phrase not in plain and any(one in phrase for one in plain)]
     assert len(requests) in range(300, 500)

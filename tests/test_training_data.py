@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.training_data import ArrayTrainingData
+from encoders.training_data import ArrayTrainingData, Meanings
 
 PRODUCTS, PHRASES = 1000, 40
 
@@ -47,6 +47,27 @@ def test_answers_are_all_products_of_the_batch_with_that_title_or_phrase(data: A
         assert batch.answers.any(axis=1).all()
         assert len(set(asked)) == len(asked)
         assert np.array_equal(batch.present["picture"], rows % 3 > 0)
+
+
+def test_phrases_are_right_for_every_product_that_has_what_they_name(data: ArrayTrainingData) -> None:
+    """Products have a kind (0 to 4) and colours (10 to 15), some two; phrase 500 + q names a kind, a colour, or both."""
+    rng = np.random.default_rng(1)
+    own = [[kind, *np.unique(rng.integers(10, 16, rng.integers(3)))] for kind in rng.integers(0, 5, PRODUCTS)]
+    meant = [(500 + query, {int(query % 5)} if query < 5 else {int(query % 5), 10 + query % 6}) for query in range(PHRASES)]
+    meant.insert(3, (502, {4, 11}))  # this one means one thing or another
+    names = np.array([[*sorted(values), -1][:2] for _, values in meant])
+    meanings = Meanings(names, np.array([query for query, _ in meant]), np.concatenate(own), np.cumsum([0, *map(len, own)]))
+    knowing = dataclasses.replace(data, meanings=meanings)
+    more = 0
+    for batch, drawn in zip([*knowing.train_batches(3), knowing.validation()], [*data.train_batches(3), data.validation()],
+                            strict=True):  # fmt: skip
+        rows, asked = batch.products["text"][:, 0].astype(int), batch.queries[:, 0].astype(int)
+        assert np.array_equal(asked, drawn.queries[:, 0])
+        for query, answers, answers_drawn in zip(asked, batch.answers, drawn.answers, strict=True):
+            fits = [any(query == of and values <= set(own[row]) for of, values in meant) for row in rows]
+            assert np.array_equal(answers, fits | answers_drawn)
+        more += int(batch.answers.sum()) - int(drawn.answers.sum())
+    assert more > 1000
 
 
 def test_epochs_differ_and_the_same_epoch_is_the_same(data: ArrayTrainingData) -> None:

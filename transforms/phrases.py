@@ -10,6 +10,7 @@ import hashlib
 import heapq
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,14 @@ from transforms.shop_words import ShopWords
 from transforms.wordings import pick, word_phrase
 
 Attributes = Mapping[str, str | Sequence[str]]
+
+
+class Phrase(NamedTuple):
+    """What shoppers might type, and which of a product's attributes it names, as `canonical_values` gives them."""
+
+    text: str
+    names: frozenset[tuple[str, str]]
+
 
 # By role: the columns that play it, in order of preference, without case, hyphens and underscores.
 ROLES: Mapping[str, Sequence[str]] = {
@@ -88,7 +97,7 @@ def product_attributes(row: Mapping[str, object], roles: Mapping[str, str], word
 
 def make_phrases(
     attributes: Attributes, count: int, rng: np.random.Generator, words: ShopWords, languages: Mapping[str, float]
-) -> list[str]:
+) -> list[Phrase]:
     """Make `count` phrases of a product, in each language about its share of them; repeats are possible.
 
     `attributes`: role -> value, or values of which each phrase takes one. Each phrase names some of them in some order and
@@ -103,11 +112,24 @@ def make_phrases(
         if not chosen:
             role = "kind" if "kind" in filled else next(iter(filled))
             chosen = {role: pick(filled[role], rng)}
-        phrases.append(word_phrase(chosen, _language(languages, rng.random()), rng, words))
+        text = word_phrase(chosen, _language(languages, rng.random()), rng, words)
+        phrases.append(Phrase(text, canonical_values(chosen, words)))
     return phrases
 
 
-def phrases_of(attributes: Attributes, count: int, seed: int, words: ShopWords, languages: Mapping[str, float]) -> list[str]:
+def canonical_values(attributes: Attributes, words: ShopWords) -> frozenset[tuple[str, str]]:
+    """Return attributes as pairs of role and word; values that are one thing to the table of words ("Grey", "gray") are one.
+
+    A phrase fits every product that has all that it names.
+    """
+    return frozenset(
+        (role, words.variants(value, "en")[0].casefold())
+        for role, values in attributes.items()
+        for value in ([values] if isinstance(values, str) else values)
+    )
+
+
+def phrases_of(attributes: Attributes, count: int, seed: int, words: ShopWords, languages: Mapping[str, float]) -> list[Phrase]:
     """Make the phrases of a product that follow from its attributes and `seed` alone, each once."""
     ordered = {role: attributes[role] for role in sorted(attributes)}
     canonical = repr((seed, list(ordered.items())))
