@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 Float32 = npt.NDArray[np.float32]
 
 
-def head_model(mean: Float32, scale: Float32, settings: TrainingSettings, seed: int) -> keras.Model:
+def head_model(mean: Float32, scale: Float32, settings: TrainingSettings, seed: int, dropout: float) -> keras.Model:
     """Build the Keras model that `heads.Head` describes: float32[B, D] -> float32[B, d].
 
-    It begins as an orthonormal projection of the standardised features.
+    It begins as an orthonormal projection of the standardised features, of which a share `dropout` is left out in training.
     """
     layers, initializers = keras.layers, keras.initializers
     features = keras.Input((len(mean),))
     standard = layers.Normalization(mean=mean, variance=np.square(scale), name="standard")(features)
-    kept = layers.Dropout(settings.input_dropout, seed=seed)(standard)
+    kept = layers.Dropout(dropout, seed=seed)(standard)
     linear = layers.Dense(settings.dimension, kernel_initializer=initializers.Orthogonal(seed=seed), name="linear")(kept)
     hidden = layers.Dense(settings.hidden_units, "relu", kernel_initializer=initializers.HeNormal(seed=seed + 1), name="hidden")(
         kept

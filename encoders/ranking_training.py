@@ -233,7 +233,8 @@ def _steps(
         return apply_head(heads[name], np.asarray(mean + (features - mean) * kept / (1 - settings.feature_dropout), np.float32))
 
     for epoch in count():
-        for batch in pools.train_batches(epoch):
+        for taken, drawing in pools.row_batches(epoch):
+            batch = pools.batch(taken, pools.ask(taken, drawing), drawing)
             pool = pool_of({name: noisy(name, _whole(batch, name)) for name in heads}, batch.present, fusion)
             examples = {name: noisy(name, _whole(batch, name)) for name in heads}
             texts = noisy("text", batch.queries)

@@ -23,7 +23,15 @@ from encoders.gate import Gate
 from encoders.heads import BLOCK_ROWS, Head, apply_head, random_head
 from encoders.losses import VectorLoss
 from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
-from encoders.training_data import LEAST_QUERIES, ArrayTrainingData, Features, Mask, TrainingBatch, TrainingData
+from encoders.training_data import (
+    LEAST_QUERIES,
+    ArrayTrainingData,
+    Features,
+    Mask,
+    Questions,
+    TrainingBatch,
+    TrainingData,
+)
 from encoders.training_rounds import Round, log_round
 
 Float32 = npt.NDArray[np.float32]
@@ -38,10 +46,12 @@ class TrainingSettings:
     `most_steps` steps, so that few products are seen often enough and many do not take hours. The learning rate
     falls to 0 along half a cosine. After each of `rounds` equal parts the heads are measured, and training
     ends `patience` parts after the best one. average: decay, a step, of the running mean of the weights that is kept.
+    input_dropout: share of a feature's values that are left out in training, picture_dropout: of pictures.
     mixing: up to which share a picture's features are mixed with those of another product of the batch, uniformly drawn; the
     right answers stay (mixup of inputs alone, Zhang et al. 2018).
     loss: one of `encoders.losses`; the contrastive one begins at `temperature`, the sigmoid one where its paper does;
-    smoothing is of the contrastive one.
+    smoothing is of the contrastive one. query_weight, phrase_weight, label_weight: weights of the losses of titles (or
+    sentences), phrases and labels (`TrainingBatch`).
     gate: learn the gate of the fusion by attention, of `gate_units` hidden units, beside the heads.
     """
 
@@ -55,11 +65,15 @@ class TrainingSettings:
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
     input_dropout: float = 0.3
+    picture_dropout: float = 0.5
     hidden_dropout: float = 0.3
     mixing: float = 0.3
     loss: Literal["contrastive", "sigmoid"] = "contrastive"
     temperature: float = 0.07
     smoothing: float = 0.1
+    query_weight: float = 0.6
+    phrase_weight: float = 0.4
+    label_weight: float = 0.3
     gate: bool = False
     gate_units: int = 16
     average: float = 0.98
@@ -188,7 +202,8 @@ class _Trainer:
         self.decay = settings.average
         self.models, self.averages = (
             {
-                name: head_model(mean, scale, settings, settings.seed + 10 * number)
+                name: head_model(mean, scale, settings, settings.seed + 10 * number,
+                                 settings.picture_dropout if name == "picture" else settings.input_dropout)
                 for number, (name, (mean, scale)) in enumerate(moments.items())
             }
             for _ in range(2)
@@ -199,7 +214,8 @@ class _Trainer:
         )
         self.mixing = settings.mixing
         self.random = tf.random.Generator.from_seed(settings.seed)
-        self.loss = VectorLoss(settings.loss, settings.temperature, settings.smoothing)
+        self.loss_weights = settings.query_weight, settings.phrase_weight, settings.label_weight
+        self.losses = [VectorLoss(settings.loss, settings.temperature, settings.smoothing) for _ in self.loss_weights]
         rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
         self.optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "log_scale"])
@@ -208,40 +224,48 @@ class _Trainer:
             [weight for model in [*models.values(), *gate] for weight in model.trainable_variables]
             for models, gate in zip((self.models, self.averages), gates, strict=True)
         )
-        self.variables = [*self.weights, *self.loss.variables]
+        self.variables = [*self.weights, *(variable for loss in self.losses for variable in loss.variables)]
         self.optimizer.build(self.variables)
         widths = {name: len(mean) for name, (mean, _) in moments.items()}
         self.step = tf.function(self._step, autograph=False, input_signature=[
             {name: tf.TensorSpec([None, width], tf.float32) for name, width in widths.items()},
             {name: tf.TensorSpec([None], tf.bool) for name in widths},
-            tf.TensorSpec([None, widths["text"]], tf.float32),
-            tf.TensorSpec([None, None], tf.bool),
+            [tf.TensorSpec([None, widths["text"]], tf.float32) for _ in self.losses],
+            [tf.TensorSpec([None, None], tf.bool) for _ in self.losses],
         ])  # fmt: skip
 
     def train(self, batch: TrainingBatch) -> float:
         """Take one step; returns the loss."""
         features = {name: _zero_missing(batch.products[name], batch.present[name]) for name in self.models}
         present = {name: tf.constant(batch.present[name]) for name in self.models}
-        queries = tf.constant(np.asarray(batch.queries, np.float32))
-        return float(self.step(features, present, queries, tf.constant(batch.answers)))
+        none = Questions(batch.queries[:0], batch.answers[:0])
+        asked = Questions(batch.queries, batch.answers), batch.phrases or none, batch.labels or none
+        queries = [tf.constant(np.asarray(one.queries, np.float32)) for one in asked]
+        return float(self.step(features, present, queries, [tf.constant(one.answers) for one in asked]))
 
     def _step(
         self,
         features: dict[str, tf.Tensor],
         present: dict[str, tf.Tensor],
-        queries: tf.Tensor,
-        answers: tf.Tensor,
+        queries: list[tf.Tensor],
+        answers: list[tf.Tensor],
     ) -> tf.Tensor:
         if self.mixing and "picture" in features:
             features = features | {"picture": self._mix(features["picture"], present["picture"])}
         with tf.GradientTape() as tape:
-            asked = self.models["text"](queries, training=True)
+            together = self.models["text"](tf.concat(queries, axis=0), training=True)
+            asked = tf.split(together, [tf.shape(one)[0] for one in queries])
             vectors = {name: model(features[name], training=True) for name, model in self.models.items()}
-            losses = [self.loss(asked, vectors[name], answers, present[name]) for name in vectors]
+            found = [(vectors[name], present[name]) for name in vectors]
             if self.gate is not None:
                 fused = fuse_by_gate(self.gate, list(vectors.values()), list(present.values()))
-                losses.append(self.loss(asked, fused, answers, tf.reduce_any(list(present.values()), axis=0)))
-            loss = tf.add_n(losses) / len(losses)
+                found.append((fused, tf.reduce_any(list(present.values()), axis=0)))
+            losses = [
+                weight * loss(texts, products, right, there)
+                for weight, loss, texts, right in zip(self.loss_weights, self.losses, asked, answers, strict=True)
+                for products, there in found
+            ]
+            loss = tf.add_n(losses) / len(found)
         self.optimizer.apply(tape.gradient(loss, [variable.value for variable in self.variables]), self.variables)
         step = tf.cast(self.optimizer.iterations.value, tf.float32)
         share = 1.0 - tf.minimum(self.decay, step / (step + 10.0))
@@ -278,10 +302,11 @@ def _measure(data: TrainingData, dimensions: Mapping[str, int], rows: int) -> di
     counts = dict.fromkeys(dimensions, 0)
     queries = 0
     for batch in data.train_batches(0):
-        queries += len(batch.queries)
+        asked = np.concatenate([batch.queries, *([] if batch.phrases is None else [batch.phrases.queries])])
+        queries += len(asked)
         taken = {name: batch.products[name][batch.present[name]] for name in dimensions}
-        if "text" in taken and len(batch.queries):
-            taken["text"] = np.concatenate([taken["text"], batch.queries])
+        if "text" in taken and len(asked):
+            taken["text"] = np.concatenate([taken["text"], asked])
         for name, features in taken.items():
             exact = np.asarray(features, np.float64)
             sums[name] += exact.sum(axis=0), np.square(exact).sum(axis=0)

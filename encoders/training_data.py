@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,16 @@ Ids = npt.NDArray[np.integer[Any]]
 _RUN_ROWS = 64  # rows read side by side from a file, and shuffled as one
 _BUFFER_ROWS = 8192
 
+MOST_LABELS = 1024  # a batch
 LEAST_QUERIES = 100  # of fewer validation queries, what is best for them is best by chance
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Hold Q queries about the products of a batch, features float16 or float32[Q, D], and the right answers, bool[Q, B]."""
+
+    queries: Features
+    answers: Mask
 
 
 @dataclass(frozen=True)
@@ -30,12 +40,16 @@ class TrainingBatch:
     products: by modality ("picture", "text"), features float16 or float32[B, D]; present: by modality, bool[B]; what
     stands in a missing row is never looked at. queries: features of the text tower, float16 or float32[Q, D].
     answers: bool[Q, B], true for every right answer, whether or not the query was drawn for that product.
+    Beside them a batch that heads are trained on asks, each with a loss of its own, `phrases` of the products, and `labels`:
+    phrases that all name the same attributes, one for each thing that products are by them.
     """
 
     products: Mapping[str, Features]
     present: Mapping[str, Mask]
     queries: Features
     answers: Mask
+    phrases: Questions | None = None
+    labels: Questions | None = None
 
 
 class TrainingData(Protocol):
@@ -46,7 +60,7 @@ class TrainingData(Protocol):
         """Give the number of batches of an epoch."""
 
     def train_batches(self, epoch: int) -> Iterable[TrainingBatch]:
-        """Give the batches of an epoch, in an order and with queries drawn by the epoch."""
+        """Give the batches of an epoch for heads, in an order and with queries drawn by the epoch."""
 
     def validation(self) -> TrainingBatch:
         """Give products that no training batch holds, a few thousand at most, with queries for them."""
@@ -56,12 +70,14 @@ class TrainingData(Protocol):
 class Meanings:
     """What phrases name and what products have, as numbers of values ("the colour is navy blue"): who answers what.
 
-    names: int[S, r], what a phrase names, filled up with -1; queries: int[S], which query says it, ascending. A query that
-    means one thing or another has a row for each.
+    names: int[S, r], what a phrase names, sorted, filled up with -1; attributes: int[S], a number for the set of attributes it
+    names ("colour and kind"); queries: int[S], which query says it, ascending. A query that means one thing or another has a
+    row for each.
     values: what products have, one after the other, those of product i from starts[i] to starts[i + 1]; starts: int[N + 1].
     """
 
     names: Ids
+    attributes: Ids
     queries: Ids
     values: Ids
     starts: Ids
@@ -87,6 +103,26 @@ class Meanings:
         right[np.searchsorted(asked, queries)] = np.logical_or.reduceat(fits, first, axis=0)
         return right
 
+    def labels(self, rng: np.random.Generator, most: int) -> Ids:
+        """Draw one wording of each thing that phrases of the attributes named most often name, of `most` things at most."""
+        queries, starts = self._wordings
+        if len(starts) < 3:  # fewer than two things: nothing to tell apart
+            return np.zeros(0, np.int64)
+        things = np.arange(len(starts) - 1)
+        if len(things) > most:
+            things = rng.choice(things, most, replace=False)
+        counts = np.diff(starts)[things]
+        return np.unique(queries[starts[things] + (rng.random(len(things)) * counts).astype(np.int64)])
+
+    @cached_property
+    def _wordings(self) -> tuple[Ids, Ids]:
+        """Give queries of the attributes named most often, thing by thing, and where those of each thing begin and end."""
+        if not len(self.queries):
+            return np.zeros(0, np.int64), np.zeros(1, np.int64)
+        rows = np.flatnonzero(self.attributes == np.bincount(self.attributes).argmax())
+        _, thing, counts = np.unique(self.names[rows], axis=0, return_inverse=True, return_counts=True)
+        return self.queries[rows[np.argsort(thing.reshape(-1), kind="stable")]], np.concatenate([[0], np.cumsum(counts)])
+
     def of_products(self, rows: Ids) -> Meanings:
         """Return what these products have, in this order, beside what queries name."""
         counts = self.starts[rows + 1] - self.starts[rows]
@@ -108,8 +144,7 @@ class ArrayTrainingData:
     products they fit, where that is known.
     validation_rows: bool[N], the products held out; index_views: by modality, over how many views, from the first,
     their features are the mean, as the index's are; 1 where it is not named.
-    phrase_share: share of the training batches that ask phrases, the others asking titles: both in one batch teach
-    titles worse.
+    phrase_share: share of the batches that ask phrases, the others asking titles, where a batch asks one of them.
     product_sentences: int[N, s], the queries that are sentences of a product's description, filled up with -1; None where there
     are none. sentence_share: share of the batches that ask `sentences_per_product` of them a product.
     """
@@ -138,19 +173,29 @@ class ArrayTrainingData:
         return -(-int(np.count_nonzero(~self.validation_rows)) // self.batch_rows)
 
     def train_batches(self, epoch: int) -> Iterator[TrainingBatch]:
-        """Give every training product once, batch by batch with their titles or `phrases_per_product` of their phrases."""
+        """Give every training product once, batch by batch with titles or sentences, phrases, and labels."""
+        for rows, rng in self.row_batches(epoch):
+            titles, sentences = self.title_ids[rows], self._sentences(rows, rng.random())
+            asked = _draw(titles, 1, rng) if sentences is None else _draw(sentences, self.sentences_per_product, rng)
+            batch = self.batch(rows, asked, rng)
+            phrases = np.unique(_draw(self.product_phrases[rows], self.phrases_per_product, rng))
+            labels = np.zeros(0, np.int64) if self.meanings is None else self.meanings.labels(rng, MOST_LABELS)
+            yield replace(batch, phrases=self._questions(phrases, np.sort(rows)), labels=self._questions(labels, np.sort(rows)))
+
+    def row_batches(self, epoch: int) -> Iterator[tuple[Ids, np.random.Generator]]:
+        """Give the rows of every training product once, batch by batch, with what draws for it."""
         rng = np.random.default_rng((self.seed, epoch))
         pending = np.zeros(0, np.int64)
         for rows in self._shuffled_rows(rng):
             pending = np.concatenate([pending, rows])
             while len(pending) >= 2 * self.batch_rows:
-                yield self._train_batch(pending[: self.batch_rows], rng)
+                yield pending[: self.batch_rows], rng
                 pending = pending[self.batch_rows :]
         if len(pending) > self.batch_rows:  # two halves, lest the last batch be too small to contrast
-            yield self._train_batch(pending[: len(pending) // 2], rng)
+            yield pending[: len(pending) // 2], rng
             pending = pending[len(pending) // 2 :]
         if len(pending):
-            yield self._train_batch(pending, rng)
+            yield pending, rng
 
     def validation(self, phrases: int = 2) -> TrainingBatch:
         """Give the products held out, `max_validation` of them at most, each with its title and so many of its phrases."""
@@ -173,17 +218,13 @@ class ArrayTrainingData:
             rows = np.concatenate(runs)
             yield rng.permutation(rows[~self.validation_rows[rows]])
 
-    def _train_batch(self, rows: Ids, rng: np.random.Generator) -> TrainingBatch:
-        return self.batch(rows, self.ask(rows, rng), rng)
-
     def ask(self, rows: Ids, rng: np.random.Generator) -> Ids:
-        """Draw the queries of a training batch: titles, sentences, or phrases."""
+        """Draw titles, sentences, or phrases: what is asked where a batch asks one of them."""
         titles, phrases = _draw(self.title_ids[rows], 1, rng), self.product_phrases[rows]
         drawn = rng.random()
-        if self.product_sentences is not None and drawn >= 1.0 - self.sentence_share:
-            sentences = self.product_sentences[rows]
-            if (sentences >= 0).any():
-                return _draw(sentences, self.sentences_per_product, rng)
+        sentences = self._sentences(rows, drawn)
+        if sentences is not None:
+            return _draw(sentences, self.sentences_per_product, rng)
         asks_phrases = drawn < self.phrase_share
         if (asks_phrases and (phrases >= 0).any()) or not len(titles):
             return _draw(phrases, self.phrases_per_product, rng)
@@ -191,7 +232,24 @@ class ArrayTrainingData:
 
     def batch(self, rows: Ids, queries: Ids, rng: np.random.Generator | None) -> TrainingBatch:
         """Make a batch of one drawn view of each product, or of the mean that the index has; rows and queries are sorted."""
-        rows, asked = np.sort(rows), np.unique(queries)
+        rows = np.sort(rows)
+        asked = self._questions(np.unique(queries), rows)
+        return TrainingBatch(
+            products={name: self.product_features(name, rows, rng) for name in self.features},
+            present={name: np.asarray(mask[rows]) for name, mask in self.present.items()},
+            queries=asked.queries,
+            answers=asked.answers,
+        )
+
+    def _sentences(self, rows: Ids, drawn: float) -> Ids | None:
+        """Return the products' sentences where a batch that drew so asks them."""
+        if self.product_sentences is None or drawn < 1.0 - self.sentence_share:
+            return None
+        sentences = self.product_sentences[rows]
+        return sentences if (sentences >= 0).any() else None
+
+    def _questions(self, asked: Ids, rows: Ids) -> Questions:
+        """Gather queries, sorted and each once, and which of the products, sorted, they find."""
         known = [self.title_ids, self.product_phrases, *([] if self.product_sentences is None else [self.product_sentences])]
         ids = np.concatenate([own[rows] for own in known], axis=1)
         answers = np.zeros((len(asked), len(rows)), np.bool_)
@@ -201,12 +259,7 @@ class ArrayTrainingData:
             answers[slots[product, column], product] = True
             if self.meanings is not None:
                 answers |= self.meanings.answers(asked, rows)
-        return TrainingBatch(
-            products={name: self.product_features(name, rows, rng) for name in self.features},
-            present={name: np.asarray(mask[rows]) for name, mask in self.present.items()},
-            queries=np.asarray(self.queries[asked]),
-            answers=answers,
-        )
+        return Questions(np.asarray(self.queries[asked]), answers)
 
     def product_features(self, name: str, rows: Ids, rng: np.random.Generator | None = None) -> Features:
         """Give the features of products: of one drawn view each, or as the index has them."""

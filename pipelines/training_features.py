@@ -53,7 +53,8 @@ class Products:
         phrases: phrases drawn for each product.
         groups: what the column of groups says of each, None where there is none or it is empty.
         sentences: sentences of each description.
-        values: what each product has, as numbers of its attributes.
+        values: what each product has, as numbers.
+        numbers: role and word -> the number of a value.
         meanings: phrase -> what it names, in these numbers; a phrase may name one thing or another.
     """
 
@@ -64,6 +65,7 @@ class Products:
     groups: list[str | None]
     sentences: list[list[str]] = field(default_factory=list)
     values: list[list[int]] = field(default_factory=list)
+    numbers: dict[tuple[str, str], int] = field(default_factory=dict)
     meanings: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
 
 
@@ -98,7 +100,8 @@ def encode_products(
 def read_products(job: Job) -> Products:
     """Read the products to train on, with the phrases made from their columns."""
     config, words, languages = job.config, shop_words(job.config), phrase_languages(job.config)
-    products, numbers = Products([], [], [], [], []), dict[tuple[str, str], int]()
+    products = Products([], [], [], [], [])
+    numbers = products.numbers
     for table in _tables(job, config.max_training_products):
         columns = table[COLUMNS].combine_chunks()
         names = [field.name for field in columns.type]
@@ -292,11 +295,16 @@ def _numbers(texts: Sequence[Sequence[str]], pool: Sequence[str], number: Mappin
 def _meanings(products: Products, number: Mapping[str, int]) -> Meanings:
     """Gather what products have and what the phrases of these numbers name."""
     meant = sorted((number[text], names) for text in number for names in products.meanings[text])
-    named = np.full((len(meant), max((len(names) for _, names in meant), default=1)), -1, dtype=np.int32)
+    padded = np.full((len(meant), max((len(names) for _, names in meant), default=1)), -1, dtype=np.int32)
+    roles = {value: role for (role, _), value in products.numbers.items()}
+    sets: dict[frozenset[str], int] = {}
+    attributes = []
     for row, (_, names) in enumerate(meant):
-        named[row, : len(names)] = names
+        padded[row, : len(names)] = names
+        attributes.append(sets.setdefault(frozenset(roles[value] for value in names), len(sets)))
     return Meanings(
-        names=named,
+        names=padded,
+        attributes=np.array(attributes, dtype=np.int64),
         queries=np.array([query for query, _ in meant], dtype=np.int64),
         values=np.fromiter(chain.from_iterable(products.values), dtype=np.int32),
         starts=np.cumsum([0, *map(len, products.values)], dtype=np.int64),

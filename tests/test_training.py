@@ -97,7 +97,7 @@ def test_numpy_applies_what_keras_trained() -> None:
         rng.standard_normal(40).astype(np.float32),
         np.exp(rng.standard_normal(40)).astype(np.float32),
     )
-    model = head_model(mean, scale, SETTINGS, seed=0)
+    model = head_model(mean, scale, SETTINGS, seed=0, dropout=0.3)
     for variable in model.trainable_variables:
         variable.assign(rng.standard_normal(variable.shape))
     features = rng.standard_normal((300, 40)).astype(np.float32)
@@ -105,7 +105,7 @@ def test_numpy_applies_what_keras_trained() -> None:
 
 
 def test_head_begins_as_a_projection_that_keeps_similarities() -> None:
-    model = head_model(np.zeros(24, np.float32), np.ones(24, np.float32), TrainingSettings(dimension=24), seed=0)
+    model = head_model(np.zeros(24, np.float32), np.ones(24, np.float32), TrainingSettings(dimension=24), seed=0, dropout=0.3)
     features = np.random.default_rng(0).standard_normal((30, 24)).astype(np.float32)
     vectors = apply_head(head_of(model), features)
     features /= np.linalg.norm(features, axis=1, keepdims=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.training_data import ArrayTrainingData, Meanings
+from encoders.training_data import ArrayTrainingData, Meanings, Questions
 
 PRODUCTS, PHRASES = 1000, 40
 
@@ -49,25 +49,58 @@ def test_answers_are_all_products_of_the_batch_with_that_title_or_phrase(data: A
         assert np.array_equal(batch.present["picture"], rows % 3 > 0)
 
 
-def test_phrases_are_right_for_every_product_that_has_what_they_name(data: ArrayTrainingData) -> None:
-    """Products have a kind (0 to 4) and colours (10 to 15), some two; phrase 500 + q names a kind, a colour, or both."""
+def with_meanings(data: ArrayTrainingData) -> tuple[ArrayTrainingData, list[list[int]], list[tuple[int, set[int]]]]:
+    """Products have a kind (0 to 4) and colours (10 to 15), some two; phrases name a kind, or both; some say the same."""
     rng = np.random.default_rng(1)
-    own = [[kind, *np.unique(rng.integers(10, 16, rng.integers(3)))] for kind in rng.integers(0, 5, PRODUCTS)]
-    meant = [(500 + query, {int(query % 5)} if query < 5 else {int(query % 5), 10 + query % 6}) for query in range(PHRASES)]
+    own = [[int(kind), *np.unique(rng.integers(10, 16, rng.integers(3))).tolist()] for kind in rng.integers(0, 5, PRODUCTS)]
+    meant = [(500 + query, {query % 5} if query < 5 else {query % 5, 10 + query % 6}) for query in range(PHRASES)]
     meant.insert(3, (502, {4, 11}))  # this one means one thing or another
     names = np.array([[*sorted(values), -1][:2] for _, values in meant])
-    meanings = Meanings(names, np.array([query for query, _ in meant]), np.concatenate(own), np.cumsum([0, *map(len, own)]))
-    knowing = dataclasses.replace(data, meanings=meanings)
-    more = 0
-    for batch, drawn in zip([*knowing.train_batches(3), knowing.validation()], [*data.train_batches(3), data.validation()],
+    attributes, queries = np.array([len(values) for _, values in meant]), np.array([query for query, _ in meant])
+    meanings = Meanings(names, attributes, queries, np.concatenate(own), np.cumsum([0, *map(len, own)]))
+    return dataclasses.replace(data, meanings=meanings), own, meant
+
+
+def right_by(
+    data: ArrayTrainingData, own: list[list[int]], meant: list[tuple[int, set[int]]], rows: np.ndarray, asked: np.ndarray
+) -> np.ndarray:
+    drawn = (data.title_ids[rows, 0] == asked[:, None]) | (data.product_phrases[rows] == asked[:, None, None]).any(2)
+    fits = [[any(query == of and values <= set(own[row]) for of, values in meant) for row in rows] for query in asked]
+    return np.array(drawn | np.array(fits))
+
+
+def test_phrases_are_right_for_every_product_that_has_what_they_name(data: ArrayTrainingData) -> None:
+    knowing, own, meant = with_meanings(data)
+    right, drawn = 0, 0
+    for batch, other in zip([*knowing.train_batches(0), knowing.validation()], [*data.train_batches(0), data.validation()],
                             strict=True):  # fmt: skip
-        rows, asked = batch.products["text"][:, 0].astype(int), batch.queries[:, 0].astype(int)
-        assert np.array_equal(asked, drawn.queries[:, 0])
-        for query, answers, answers_drawn in zip(asked, batch.answers, drawn.answers, strict=True):
-            fits = [any(query == of and values <= set(own[row]) for of, values in meant) for row in rows]
-            assert np.array_equal(answers, fits | answers_drawn)
-        more += int(batch.answers.sum()) - int(drawn.answers.sum())
-    assert more > 1000
+        rows = batch.products["text"][:, 0].astype(int)
+        groups = [Questions(batch.queries, batch.answers), *([] if batch.phrases is None else [batch.phrases])]
+        assert len(groups) == 2 or (rows % 10 == 0).all()  # validation asks both together
+        for asked in groups:
+            expected = right_by(data, own, meant, rows, asked.queries[:, 0].astype(int))
+            assert np.array_equal(asked.answers, expected)
+        right += int(groups[-1].answers.sum())
+        drawn += int((other.phrases or other).answers.sum())
+    assert right > 1.5 * drawn
+
+
+def test_labels_name_the_same_attributes_and_each_thing_once(data: ArrayTrainingData) -> None:
+    knowing, own, meant = with_meanings(data)
+    things = {query: frozenset(values) for query, values in meant if len(values) == 2}
+    drawn: set[int] = set()
+    for epoch in range(5):
+        for batch in knowing.train_batches(epoch):
+            assert batch.labels is not None
+            rows, asked = batch.products["text"][:, 0].astype(int), batch.labels.queries[:, 0].astype(int)
+            drawn.update(asked.tolist())
+            assert sorted(map(sorted, {things[query] for query in asked})) == sorted(map(sorted, set(things.values())))
+            assert len(asked) == len(set(things.values())) < len(things)
+            assert np.array_equal(batch.labels.answers, right_by(data, own, meant, rows, asked))
+    assert drawn == set(things)  # any wording
+    assert knowing.validation().labels is None
+    assert knowing.meanings is not None
+    assert len({things[query] for query in knowing.meanings.labels(np.random.default_rng(0), 10)}) == 10
 
 
 def test_epochs_differ_and_the_same_epoch_is_the_same(data: ArrayTrainingData) -> None:
@@ -104,8 +137,17 @@ def test_products_without_title_or_phrases_have_batches_without_queries(data: Ar
         assert batch.answers.shape == (0, len(batch.products["text"]))
 
 
-def test_a_batch_asks_titles_or_phrases_and_the_share_decides_how_often(data: ArrayTrainingData) -> None:
-    asked = [batch.queries[:, 0] for epoch in range(25) for batch in data.train_batches(epoch)]
+def test_heads_are_asked_titles_and_phrases_by_every_batch(data: ArrayTrainingData) -> None:
+    for batch in data.train_batches(0):
+        assert batch.phrases is not None
+        assert (batch.queries < 500).all()
+        assert (batch.phrases.queries >= 500).all()
+        assert len(batch.queries) > 40
+        assert len(batch.phrases.queries) > 20
+
+
+def test_where_a_batch_asks_one_of_them_the_share_decides_how_often(data: ArrayTrainingData) -> None:
+    asked = [data.ask(rows, rng) for epoch in range(25) for rows, rng in data.row_batches(epoch)]
     phrases = [bool((queries >= 500).all()) for queries in asked]
     assert all(phrase or (queries < 500).all() for phrase, queries in zip(phrases, asked, strict=True))
     assert 0.25 < np.mean(phrases) < 0.55  # 200 batches, of which .4 are expected
@@ -114,8 +156,13 @@ def test_a_batch_asks_titles_or_phrases_and_the_share_decides_how_often(data: Ar
 def test_where_there_are_only_titles_or_only_phrases_those_are_asked(data: ArrayTrainingData) -> None:
     titles = ArrayTrainingData(**{**vars(data), "product_phrases": np.zeros((PRODUCTS, 0), int)})
     phrases = ArrayTrainingData(**{**vars(data), "title_ids": np.full((PRODUCTS, 1), -1)})
-    assert all((batch.queries < 500).all() and len(batch.queries) for batch in titles.train_batches(0))
-    assert all((batch.queries >= 500).all() and len(batch.queries) for batch in phrases.train_batches(0))
+    for only, least, most in ((titles, 0, 500), (phrases, 500, 500 + PHRASES)):
+        for rows, rng in only.row_batches(0):
+            asked = only.ask(rows, rng)
+            assert len(asked)
+            assert least <= asked.min() <= asked.max() < most
+    assert all(batch.phrases is not None and not len(batch.phrases.queries) for batch in titles.train_batches(0))
+    assert not any(len(batch.queries) for batch in phrases.train_batches(0))
 
 
 def test_a_batch_has_one_view_of_each_product_and_validation_the_mean_of_those_indexed(data: ArrayTrainingData) -> None:
