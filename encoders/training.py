@@ -35,7 +35,7 @@ from encoders.training_data import (
 from encoders.training_rounds import Round, log_round
 
 Float32 = npt.NDArray[np.float32]
-EPOCHS = 140
+EPOCHS = 90
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class TrainingSettings:
     hidden_units: int = 512
     epochs: int | None = None
     least_steps: int = 800
-    most_steps: int = 6000
-    rounds: int = 40
-    patience: int = 15
+    most_steps: int = 4000
+    rounds: int = 25
+    patience: int = 10
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
     input_dropout: float = 0.3
@@ -71,7 +71,7 @@ class TrainingSettings:
     loss: Literal["contrastive", "sigmoid"] = "contrastive"
     temperature: float = 0.07
     smoothing: float = 0.1
-    query_weight: float = 0.6
+    query_weight: float = 0.7
     phrase_weight: float = 0.4
     label_weight: float = 0.3
     gate: bool = False

@@ -86,11 +86,11 @@ def test_sentences_of_descriptions_are_counted_without_what_the_shop_says_of_all
     rows = [{**unpriced(n), "body_html": f"<p>Item {n // 2} is made by hand.</p>Free shipping on all orders."} for n in range(60)]
     catalogue = write_shards(tmp_path, rows, 30)
     with caplog.at_level(logging.INFO):
-        bundle = train(settings(tiny_towers, tmp_path / "index", catalogue, epochs=4))
+        bundle = train(settings(tiny_towers, tmp_path / "index", catalogue, epochs=12))
     assert bundle.training["sentences"] == 30
     assert " titles, sentences and phrases to train with" in caplog.text
     for changes in ({"max_sentences": 0}, {"sentence_share": 0.0}):
-        without = train(settings(tiny_towers, tmp_path / "index", catalogue, epochs=4, **changes))
+        without = train(settings(tiny_towers, tmp_path / "index", catalogue, epochs=12, **changes))
         assert without.training["sentences"] == 0
         assert without.training["loss"] != bundle.training["loss"]
     fewer = train(settings(tiny_towers, tmp_path / "index", catalogue, epochs=4, max_sentences=10))
