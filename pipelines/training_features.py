@@ -66,7 +66,7 @@ class Products:
     sentences: list[list[str]] = field(default_factory=list)
     values: list[list[int]] = field(default_factory=list)
     numbers: dict[tuple[str, str], int] = field(default_factory=dict)
-    meanings: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
+    meanings: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 def shop_words(config: Config) -> ShopWords:
@@ -126,7 +126,8 @@ def read_products(job: Job) -> Products:
             products.phrases.append([phrase.text for phrase in phrases])
             for phrase in phrases:
                 meaning = tuple(sorted(numbers[value] for value in phrase.names))
-                products.meanings.setdefault(phrase.text, set()).add(meaning)
+                known = products.meanings.get(phrase.text, ())
+                products.meanings[phrase.text] = known if meaning in known else (*known, meaning)
     return products
 
 

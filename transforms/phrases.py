@@ -106,6 +106,7 @@ def make_phrases(
     filled = {role: [value] if isinstance(value, str) else list(value) for role, value in attributes.items() if value}
     if not filled:
         return []
+    meant = {role: {value: _canonical(value, words) for value in values} for role, values in filled.items()}
     phrases = []
     for _ in range(count):
         chosen = {role: pick(values, rng) for role, values in filled.items() if rng.random() < _SHARES.get(role, 0.2)}
@@ -113,7 +114,7 @@ def make_phrases(
             role = "kind" if "kind" in filled else next(iter(filled))
             chosen = {role: pick(filled[role], rng)}
         text = word_phrase(chosen, _language(languages, rng.random()), rng, words)
-        phrases.append(Phrase(text, canonical_values(chosen, words)))
+        phrases.append(Phrase(text, frozenset((role, meant[role][value]) for role, value in chosen.items())))
     return phrases
 
 
@@ -123,7 +124,7 @@ def canonical_values(attributes: Attributes, words: ShopWords) -> frozenset[tupl
     A phrase fits every product that has all that it names.
     """
     return frozenset(
-        (role, words.variants(value, "en")[0].casefold())
+        (role, _canonical(value, words))
         for role, values in attributes.items()
         for value in ([values] if isinstance(values, str) else values)
     )
@@ -164,6 +165,10 @@ def pool_phrases(phrases: Iterable[tuple[str, Iterable[str]]], limit: int, seed:
                 heap = [(-rank, text) for text, rank in smallest.items()]
                 heapq.heapify(heap)
     return sorted(smallest)
+
+
+def _canonical(value: str, words: ShopWords) -> str:
+    return words.variants(value, "en")[0].casefold()
 
 
 def _language(languages: Mapping[str, float], draw: float) -> str:
