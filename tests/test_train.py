@@ -15,7 +15,8 @@ from PIL import Image
 from encoders.fusion import FusionError
 from pipelines.config import Config, ConfigError, read_config
 from pipelines.run import resolve_bundle
-from pipelines.train import train
+from pipelines.train import ensure_towers, train
+from pipelines.training_features import encode_products, training_data
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,31 @@ def test_a_gap_is_removed_where_it_is_asked_for_and_a_gate_comes_of_training_onl
         resolve_bundle(config.replace(remove_gap=False, fusion="attention"), ())
     with pytest.raises(ConfigError, match="--remove-gap changes the vectors that --fusion attention learned to weigh"):
         config.replace(fusion="attention")
+
+
+def test_a_phrase_is_right_for_every_product_that_has_what_it_names(tiny_towers: dict[str, Path], tmp_path: Path) -> None:
+    colours, kinds = ("Vermil", "Ocrel", "Azul"), ("Zorbs", "Quibs")  # words that no table has
+    own = [(colours[n % 3], kinds[n % 2]) for n in range(60)]
+    rows = [{**unpriced(n), "colour": colour, "product_type": kind} for n, (colour, kind) in enumerate(own)]
+    config = settings(tiny_towers, tmp_path / "index", write_shards(tmp_path, rows, 30), phrase_languages=["en"])
+    job, products = encode_products(config, "train", ensure_towers(config), ())
+    (tmp_path / "features").mkdir()
+    data, _ = training_data(job, products, tmp_path / "features")
+    phrases = np.unique(data.product_phrases[data.product_phrases >= 0])
+    asked = data.batch(np.arange(60), phrases, None)
+    had = [{value.casefold() for value in own[int(name[1:])]} for name in products.ids]
+    drawn = 0
+    for number, answers in zip(phrases, asked.answers, strict=True):
+        said = data.query_texts[number].casefold()
+        names = {word.casefold() for word in (*colours, *kinds) if word.casefold().rstrip("s") in said}
+        assert names, said
+        assert np.array_equal(answers, [names <= values for values in had]), said
+        drawn += int((data.product_phrases == number).sum())
+    assert asked.answers.sum() > drawn
+    labels = next(iter(data.train_batches(0))).labels
+    assert labels is not None
+    assert len(labels.queries) == 6  # three colours of two kinds
+    assert (labels.answers.sum(axis=0) == 1).all()
 
 
 def test_a_column_of_groups_that_is_not_kept_is_refused_before_anything_is_encoded(
