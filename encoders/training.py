@@ -36,6 +36,7 @@ from encoders.training_rounds import Round, log_round
 
 Float32 = npt.NDArray[np.float32]
 EPOCHS = 90
+AS_GOOD = 0.005
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,9 @@ def train_heads(
 ) -> TrainedHeads:
     """Fit one head a modality; `dimensions` says which modalities there are and how wide their features are.
 
-    Keeps the heads of the round with the best mean recall@10 of `evaluate_heads` on the validation batch; with fewer than
-    `LEAST_QUERIES` validation queries, of which the best round would be that of chance, all rounds run and the last counts.
+    Keeps the heads of the last round whose mean recall@10 of `evaluate_heads` on the validation batch is within `AS_GOOD` of the
+    best until then: later ones have learned at lower rates, and that much differs by chance. With fewer than `LEAST_QUERIES`
+    validation queries, of which the best round would be that of chance, all rounds run and the last counts.
     A modality that no training product has, and all of them where there are no queries, get a `random_head`; then there is
     no gate. Equal data, settings, versions, machine and thread count give equal heads. `watch` is told each round.
     Figures: `settings`, `trained` modalities, `steps`, `epochs` (passes), `best_epoch`, `seconds`, by round its last step and
@@ -129,8 +131,9 @@ def train_heads(
         rounds.append(Round(done, steps, loss, recalls))
         watch(rounds[-1])
         score = float(np.mean([recall["recall@10"] for recall in recalls.values()])) if chosen else float(done)
-        if score > best_score:
-            best_score, best_step, best_recalls = score, done, recalls
+        if score > best_score - AS_GOOD:
+            best_score = max(score, best_score)
+            best_step, best_recalls = done, recalls
             heads.update(current)
             gate = weighing
         elif done - best_step >= settings.patience * len(part):

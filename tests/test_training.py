@@ -167,6 +167,15 @@ def test_training_ends_when_validation_gets_no_better() -> None:
     assert figures["epochs"] == pytest.approx(figures["best_epoch"] + 3, abs=0.1)
 
 
+def test_of_rounds_as_good_as_the_best_the_last_counts(data: ArrayTrainingData) -> None:
+    figures = train_heads(data, WIDTHS, replace(SETTINGS, epochs=40, rounds=20, patience=5)).figures
+    means = np.mean(list(figures["round_recall@10"].values()), axis=0)
+    good = [number for number, mean in enumerate(means) if mean > max([-1.0, *means[:number]]) - 0.005]
+    kept = figures["round_steps"][good[-1]] / data.steps_per_epoch
+    assert figures["best_epoch"] == pytest.approx(kept, abs=0.01)
+    assert int(np.argmax(means)) < good[-1]  # the best one came before it
+
+
 def test_rows_are_read_from_files_mapped_to_memory_and_missing_ones_never_looked_at(
     data: ArrayTrainingData, trained: dict[str, Any], tmp_path: Path
 ) -> None:
