@@ -35,7 +35,7 @@ from encoders.training_data import (
 from encoders.training_rounds import Round, log_round
 
 Float32 = npt.NDArray[np.float32]
-EPOCHS = 90
+EPOCHS = 110
 AS_GOOD = 0.005
 
 
@@ -72,7 +72,7 @@ class TrainingSettings:
     loss: Literal["contrastive", "sigmoid"] = "contrastive"
     temperature: float = 0.07
     smoothing: float = 0.1
-    query_weight: float = 0.7
+    query_weight: float = 0.8
     phrase_weight: float = 0.4
     label_weight: float = 0.3
     gate: bool = False

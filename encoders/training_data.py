@@ -21,7 +21,7 @@ Ids = npt.NDArray[np.integer[Any]]
 _RUN_ROWS = 64  # rows read side by side from a file, and shuffled as one
 _BUFFER_ROWS = 8192
 
-MOST_LABELS = 1024  # a batch
+MOST_LABELS = 512  # a batch
 LEAST_QUERIES = 100  # of fewer validation queries, what is best for them is best by chance
 
 
@@ -173,12 +173,12 @@ class ArrayTrainingData:
         return -(-int(np.count_nonzero(~self.validation_rows)) // self.batch_rows)
 
     def train_batches(self, epoch: int) -> Iterator[TrainingBatch]:
-        """Give every training product once, batch by batch with titles or sentences, phrases, and labels."""
+        """Give every training product once, batch by batch with titles or sentences, a phrase each, and labels."""
         for rows, rng in self.row_batches(epoch):
             titles, sentences = self.title_ids[rows], self._sentences(rows, rng.random())
             asked = _draw(titles, 1, rng) if sentences is None else _draw(sentences, self.sentences_per_product, rng)
             batch = self.batch(rows, asked, rng)
-            phrases = np.unique(_draw(self.product_phrases[rows], self.phrases_per_product, rng))
+            phrases = np.unique(_draw(self.product_phrases[rows], 1, rng))
             labels = np.zeros(0, np.int64) if self.meanings is None else self.meanings.labels(rng, MOST_LABELS)
             yield replace(batch, phrases=self._questions(phrases, np.sort(rows)), labels=self._questions(labels, np.sort(rows)))
 
