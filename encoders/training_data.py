@@ -144,7 +144,8 @@ class ArrayTrainingData:
     products they fit, where that is known.
     validation_rows: bool[N], the products held out; index_views: by modality, over how many views, from the first,
     their features are the mean, as the index's are; 1 where it is not named.
-    phrase_share: share of the batches that ask phrases, the others asking titles, where a batch asks one of them.
+    phrase_share: share of the batches that ask `phrases_per_product` phrases, the others asking titles, where a batch asks one
+    of them (`ask`).
     product_sentences: int[N, s], the queries that are sentences of a product's description, filled up with -1; None where there
     are none. sentence_share: share of the batches that ask `sentences_per_product` of them a product.
     """
