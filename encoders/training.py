@@ -72,7 +72,7 @@ class TrainingSettings:
     loss: Literal["contrastive", "sigmoid"] = "contrastive"
     temperature: float = 0.07
     smoothing: float = 0.1
-    query_weight: float = 0.8
+    query_weight: float = 0.7
     phrase_weight: float = 0.4
     label_weight: float = 0.3
     gate: bool = False

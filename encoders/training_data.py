@@ -103,25 +103,29 @@ class Meanings:
         right[np.searchsorted(asked, queries)] = np.logical_or.reduceat(fits, first, axis=0)
         return right
 
-    def labels(self, rng: np.random.Generator, most: int) -> Ids:
-        """Draw one wording of each thing that phrases of the attributes named most often name, of `most` things at most."""
-        queries, starts = self._wordings
+    def labels(self, rng: np.random.Generator, own: Ids, most: int) -> Ids:
+        """Draw one wording of each thing that phrases of the attributes named most often name, of `most` things at most.
+
+        Those that the queries `own` name come first, the others are drawn.
+        """
+        queries, starts, things = self._wordings
         if len(starts) < 3:  # fewer than two things: nothing to tell apart
             return np.zeros(0, np.int64)
-        things = np.arange(len(starts) - 1)
-        if len(things) > most:
-            things = rng.choice(things, most, replace=False)
-        counts = np.diff(starts)[things]
-        return np.unique(queries[starts[things] + (rng.random(len(things)) * counts).astype(np.int64)])
+        first = rng.permutation(np.unique(things[np.isin(queries, own)]))
+        others = rng.permutation(np.setdiff1d(np.arange(len(starts) - 1), first))
+        taken = np.concatenate([first, others])[:most]
+        places = starts[taken] + (rng.random(len(taken)) * np.diff(starts)[taken]).astype(np.int64)
+        return np.unique(queries[places])
 
     @cached_property
-    def _wordings(self) -> tuple[Ids, Ids]:
-        """Give queries of the attributes named most often, thing by thing, and where those of each thing begin and end."""
+    def _wordings(self) -> tuple[Ids, Ids, Ids]:
+        """Give queries of the attributes named most often, thing by thing, where each thing begins, and the thing of each."""
         if not len(self.queries):
-            return np.zeros(0, np.int64), np.zeros(1, np.int64)
+            return np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int64)
         rows = np.flatnonzero(self.attributes == np.bincount(self.attributes).argmax())
-        _, thing, counts = np.unique(self.names[rows], axis=0, return_inverse=True, return_counts=True)
-        return self.queries[rows[np.argsort(thing.reshape(-1), kind="stable")]], np.concatenate([[0], np.cumsum(counts)])
+        _, things, counts = np.unique(self.names[rows], axis=0, return_inverse=True, return_counts=True)
+        order = np.argsort(things.reshape(-1), kind="stable")
+        return self.queries[rows[order]], np.concatenate([[0], np.cumsum(counts)]), things.reshape(-1)[order]
 
     def of_products(self, rows: Ids) -> Meanings:
         """Return what these products have, in this order, beside what queries name."""
@@ -180,7 +184,8 @@ class ArrayTrainingData:
             asked = _draw(titles, 1, rng) if sentences is None else _draw(sentences, self.sentences_per_product, rng)
             batch = self.batch(rows, asked, rng)
             phrases = np.unique(_draw(self.product_phrases[rows], 1, rng))
-            labels = np.zeros(0, np.int64) if self.meanings is None else self.meanings.labels(rng, MOST_LABELS)
+            own = self.product_phrases[rows]
+            labels = np.zeros(0, np.int64) if self.meanings is None else self.meanings.labels(rng, own, MOST_LABELS)
             yield replace(batch, phrases=self._questions(phrases, np.sort(rows)), labels=self._questions(labels, np.sort(rows)))
 
     def row_batches(self, epoch: int) -> Iterator[tuple[Ids, np.random.Generator]]:

@@ -100,7 +100,9 @@ def test_labels_name_the_same_attributes_and_each_thing_once(data: ArrayTraining
     assert drawn == set(things)  # any wording
     assert knowing.validation().labels is None
     assert knowing.meanings is not None
-    assert len({things[query] for query in knowing.meanings.labels(np.random.default_rng(0), 10)}) == 10
+    few = knowing.meanings.labels(np.random.default_rng(0), np.array([[520, 3], [533, -1]]), 10)
+    assert len({things[query] for query in few}) == 10
+    assert {things[520], things[533]} < {things[query] for query in few}  # what is asked for comes first
 
 
 def test_epochs_differ_and_the_same_epoch_is_the_same(data: ArrayTrainingData) -> None:
