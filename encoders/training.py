@@ -74,7 +74,7 @@ class TrainingSettings:
     smoothing: float = 0.1
     query_weight: float = 0.7
     phrase_weight: float = 0.4
-    label_weight: float = 0.4
+    label_weight: float = 0.3
     gate: bool = False
     gate_units: int = 16
     average: float = 0.98

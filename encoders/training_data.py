@@ -88,17 +88,15 @@ class Meanings:
         meant = np.flatnonzero(np.isin(self.queries, asked))
         if not len(meant):
             return right
-        vocabulary = np.unique(self.names[meant])
-        vocabulary = vocabulary[vocabulary >= 0]
-        meaning, column = np.nonzero(self.names[meant] >= 0)
-        wanted = np.zeros((len(meant), len(vocabulary)), np.float32)
-        wanted[meaning, np.searchsorted(vocabulary, self.names[meant][meaning, column])] = 1
+        names = self.names[meant]
+        vocabulary = np.unique(names[names >= 0])
         had = self.of_products(rows)
-        product, own = np.repeat(np.arange(len(rows)), np.diff(had.starts)), had.values
-        known = np.isin(own, vocabulary)
-        there = np.zeros((len(vocabulary), len(rows)), np.float32)
-        there[np.searchsorted(vocabulary, own[known]), product[known]] = 1
-        fits = wanted @ there == wanted.sum(axis=1, keepdims=True)
+        known = np.isin(had.values, vocabulary)
+        there = np.zeros((len(vocabulary) + 1, len(rows)), np.bool_)
+        there[np.searchsorted(vocabulary, had.values[known]), np.repeat(np.arange(len(rows)), np.diff(had.starts))[known]] = True
+        there[-1] = True  # what is filled up asks for nothing
+        places = np.where(names >= 0, np.searchsorted(vocabulary, names), len(vocabulary))
+        fits = np.logical_and.reduce([there[column] for column in places.T])
         queries, first = np.unique(self.queries[meant], return_index=True)
         right[np.searchsorted(asked, queries)] = np.logical_or.reduceat(fits, first, axis=0)
         return right
