@@ -21,7 +21,7 @@ Ids = npt.NDArray[np.integer[Any]]
 _RUN_ROWS = 64  # rows read side by side from a file, and shuffled as one
 _BUFFER_ROWS = 8192
 
-MOST_LABELS = 512  # a batch
+MOST_LABELS = 1024  # a batch
 LEAST_QUERIES = 100  # of fewer validation queries, what is best for them is best by chance
 
 
