@@ -37,7 +37,7 @@ from pipelines.config import read_config
 from pipelines.layout import Index
 from pipelines.run import run
 from pipelines.sample import write_sample
-from pipelines.training_features import hash_share
+from pipelines.training_products import hash_share
 from transforms.shop_words import LANGUAGES, ShopWords
 
 HOLDOUT = 0.2

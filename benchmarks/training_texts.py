@@ -31,7 +31,8 @@ from pipelines.ingest import COLUMNS
 from pipelines.job import Job
 from pipelines.layout import ORDER, PRODUCT_ID
 from pipelines.train import ensure_towers
-from pipelines.training_features import Products, encode_products, gather_features, hash_share, training_data
+from pipelines.training_features import encode_products, gather_features, training_data
+from pipelines.training_products import Products, hash_share
 from transforms.sentences import sentences
 from transforms.text import join_texts
 

@@ -32,7 +32,8 @@ from pipelines.ingest import COLUMNS
 from pipelines.job import open_job
 from pipelines.layout import PRODUCT_ID
 from pipelines.train import ensure_towers
-from pipelines.training_features import Products, encode_queries, gather_queries, hash_share, read_products, training_data
+from pipelines.training_features import encode_queries, gather_queries, training_data
+from pipelines.training_products import Products, hash_share, read_products
 from pipelines.views import training_views
 from transforms.shop_words import ShopWords
 

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from encoders.meanings import Ids
 from encoders.tokens import load_tokenizer, shape_text
 from encoders.tower_spec import TowerError, TowerSpec
 from encoders.towers import cut
-from encoders.training_data import ArrayTrainingData, Ids, TrainingBatch
+from encoders.training_data import ArrayTrainingData, TrainingBatch
 
 Pixels = npt.NDArray[np.uint8]
 Tokens = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]

@@ -22,16 +22,9 @@ from encoders.fusion import Fusion
 from encoders.gate import Gate
 from encoders.heads import BLOCK_ROWS, Head, apply_head, random_head
 from encoders.losses import VectorLoss
+from encoders.meanings import Mask
 from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
-from encoders.training_data import (
-    LEAST_QUERIES,
-    ArrayTrainingData,
-    Features,
-    Mask,
-    Questions,
-    TrainingBatch,
-    TrainingData,
-)
+from encoders.training_data import LEAST_QUERIES, ArrayTrainingData, Features, Questions, TrainingBatch, TrainingData
 from encoders.training_rounds import Round, log_round
 
 Float32 = npt.NDArray[np.float32]

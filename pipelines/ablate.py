@@ -30,7 +30,7 @@ from pipelines.layout import Index, modality_vector
 from pipelines.measures import NAMES, Figure, Values, difference, figures
 from pipelines.recall import Float32
 from pipelines.self_supervised import Asked
-from pipelines.training_features import hash_share
+from pipelines.training_products import hash_share
 
 GRID = tuple(round(0.1 * step, 1) for step in range(1, 10))
 # What the table shows of sets of queries; of labelled ones what `None` says.

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from encoders.heads import random_head
+from encoders.meanings import Ids
 from encoders.presets import write_trained
 from encoders.sources import COMPACT, check_trainable, load_network, read_source
 from encoders.tower_data import Pixels, TowerItems, tokens_of
@@ -26,14 +27,15 @@ from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.tower_trainer import TowerTrainingSettings
 from encoders.tower_training import train_towers
 from encoders.training import TrainingSettings, train_heads
-from encoders.training_data import ArrayTrainingData, Ids
+from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, storage
 from pipelines.bundles import localise, upload
 from pipelines.config import TRAINING_SETTINGS, Config, ConfigError, fine_tuned_layers, fingerprint
 from pipelines.job import PLANNED, Job, finish_run, open_catalogue
 from pipelines.layout import ORDER, TRAINING_FILE, Index, read_json, write_json
-from pipelines.training_features import Products, encode_products, training_data
+from pipelines.training_features import encode_products, training_data
 from pipelines.training_pictures import TrainingPictures
+from pipelines.training_products import Products
 from pipelines.training_watch import watch_training
 from pipelines.withdraw import withdrawn_ids
 from transforms.views import PictureOperations, PictureViews

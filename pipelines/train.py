@@ -35,7 +35,8 @@ from pipelines.job import finish_run, open_catalogue
 from pipelines.layout import Index
 from pipelines.single_pictures import single_pictures
 from pipelines.statistics import fit_statistics
-from pipelines.training_features import PHRASES_PER_PRODUCT, encode_products, shop_words, training_data
+from pipelines.training_features import encode_products, training_data
+from pipelines.training_products import PHRASES_PER_PRODUCT, shop_words
 from pipelines.training_watch import watch_training
 from pipelines.views import index_views
 

@@ -20,7 +20,7 @@ from pipelines.labelled_queries import read_labelled_queries
 from pipelines.layout import Index
 from pipelines.measures import NAMES
 from pipelines.self_supervised import Asking
-from pipelines.training_features import hash_share
+from pipelines.training_products import hash_share
 
 
 @pytest.fixture(scope="module")

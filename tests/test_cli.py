@@ -14,7 +14,7 @@ from version_maker import draw_products, make_version
 
 from pipelines.cli import main, parser
 from pipelines.config import ConfigError, phrase_languages, read_config
-from pipelines.training_features import shop_words
+from pipelines.training_products import shop_words
 
 COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "rollback",
             "verify", "preview-views", "withdraw", "explain", "prune", "evaluate")  # fmt: skip

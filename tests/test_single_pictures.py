@@ -21,7 +21,8 @@ from pipelines.config import Config, ConfigError, read_config
 from pipelines.job import Job
 from pipelines.layout import order_of
 from pipelines.train import ensure_towers, train
-from pipelines.training_features import Products, encode_products
+from pipelines.training_features import encode_products
+from pipelines.training_products import Products
 from transforms.decode import decode_picture
 
 PRODUCTS = 130

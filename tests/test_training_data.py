@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.training_data import ArrayTrainingData, Meanings, Questions
+from encoders.meanings import Meanings
+from encoders.training_data import ArrayTrainingData, Questions
 
 PRODUCTS, PHRASES = 1000, 40
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config import Config, ConfigError
 from pipelines.layout import order_of
-from pipelines.training_features import Products, group_column, hash_share, split_validation
+from pipelines.training_products import Products, group_column, hash_share, split_validation
 
 
 def products(titles: Sequence[str | None], groups: Sequence[str | None]) -> Products:
