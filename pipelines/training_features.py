@@ -33,6 +33,7 @@ from pipelines.training_products import (
     SENTENCES_PER_PRODUCT,
     Products,
     group_column,
+    phrase_roles,
     read_products,
     split_validation,
 )
@@ -54,6 +55,7 @@ def encode_products(
     """
     job = open_job(config, kind, towers, training_views(config), None, None, flags)
     group_column(job.schema.kept.names, config)
+    phrase_roles(job.schema.kept.names, config)
     find_settings(job.schema, config)
     for stage in (stages.ingest, stages.plan, stages.encode, stages.collect):
         stage(job)

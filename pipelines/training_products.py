@@ -74,7 +74,7 @@ def read_products(job: Job) -> Products:
         columns = table[COLUMNS].combine_chunks()
         names = [field.name for field in columns.type]
         group = group_column(names, config)
-        roles = {name: name for name in config.phrases} if config.phrases else find_roles(names)
+        roles = phrase_roles(names, config)
         for product_id, order, row, text in zip(
             table[PRODUCT_ID].to_pylist(), table[ORDER].to_pylist(), columns.to_pylist(), table["text"].to_pylist(),
             strict=True,
@@ -110,6 +110,20 @@ def group_column(names: Sequence[str], config: Config) -> str | None:
             f"--group {config.group}: the catalogue keeps no such column (it keeps {', '.join(names) or 'none'})"
         )
     return config.group or next((name for name in GROUP_COLUMNS if name in names), None)
+
+
+def phrase_roles(names: Sequence[str], config: Config) -> dict[str, str]:
+    """Return role -> the column that phrases take it from: those that `--phrases` names, or those found by their names.
+
+    Raises:
+        ConfigError: the catalogue does not keep one that `--phrases` names.
+    """
+    missing = [name for name in config.phrases if name not in names]
+    if missing:
+        raise ConfigError(
+            f"--phrases {missing[0]}: the catalogue keeps no such column (it keeps {', '.join(names) or 'none'})"
+        )
+    return {name: name for name in config.phrases} if config.phrases else find_roles(names)
 
 
 def split_validation(products: Products) -> np.ndarray:

@@ -98,6 +98,14 @@ def test_a_phrase_is_right_for_every_product_that_has_what_it_names(tiny_towers:
     assert (labels.answers.sum(axis=0) == 1).all()
 
 
+def test_a_column_of_phrases_that_is_not_kept_is_refused_before_anything_is_encoded(
+    tiny_towers: dict[str, Path], catalogue: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"--phrases style: the catalogue keeps no such column \(it keeps .*colour"):
+        train(settings(tiny_towers, tmp_path / "index", catalogue, phrases=["colour", "style"]))
+    assert not list((tmp_path / "index" / "features").glob("*/units/*/*.parquet"))
+
+
 def test_a_column_of_groups_that_is_not_kept_is_refused_before_anything_is_encoded(
     tiny_towers: dict[str, Path], catalogue: str, tmp_path: Path
 ) -> None:
