@@ -5,10 +5,11 @@
 The catalogue is JSON lines with a list of paths, `images`, of which the first is the main one; where it has `colour_images`
 (`[{"colour": ..., "images": [...]}]`), pictures of the colour of the main one are counted apart from those of other colours.
 
-The products are dealt into folds. For each fold heads are trained on the products of the others with all their pictures, and on
-the fold's own with the main one alone, as a shop trains on what it sells ("known"), or without these ("new"). Then all products
-are indexed by text and main picture, and each other picture of the fold's products is asked for, by `Index.search(image=...)`:
-neither training nor the index has seen it. Prints recall@1 and @10 among all products as a Markdown table.
+The other pictures are dealt into folds and those of a fold are asked for, by `Index.search(image=...)`: neither training nor the
+index has seen them. What these have seen (`Seen`) is the other folds' pictures of all products, as of a shop that has
+several of each ("all but asked"); or, with folds of whole products, the fold's products by their main picture alone, in training
+and in the index, which has no other picture of any product ("main", as in a shop that has one of each); or the same without the
+fold's products in training ("main, new"). Prints recall@1 and @10 among all products as a Markdown table.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,18 +29,30 @@ from pipelines.config import read_config
 from pipelines.run import run
 from pipelines.train import train
 
-# Name -> whether training knows the products asked for, and its settings.
-ROWS: Mapping[str, tuple[bool, Mapping[str, Any]]] = {
-    "known products (the default)": (True, {}),
-    "known products, learned values only": (True, {"whitened_dimension": 0}),
-    "known products, a share of .3": (True, {"whitened_share": 0.3}),
-    "new products": (False, {}),
-    "new products, learned values only": (False, {"whitened_dimension": 0}),
+Seen = Literal["all but asked", "main", "main, new"]
+# Name -> what training and the index have seen, and the settings of training.
+ROWS: Mapping[str, tuple[Seen, Mapping[str, Any]]] = {
+    "known products (the default)": ("main", {}),
+    "known products, learned values only": ("main", {"whitened_dimension": 0}),
+    "known products, a share of .3": ("main", {"whitened_share": 0.3}),
+    "new products": ("main, new", {}),
+    "new products, learned values only": ("main, new", {"whitened_dimension": 0}),
+    "all but the pictures asked for indexed": ("all but asked", {}),
 }
 COLUMN = {"picture": "images"}
+Product = dict[str, Any]
 
 
-def read_products(path: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Fold:
+    """Hold what training and the index see of a catalogue, and which pictures of a product are asked for, by its id."""
+
+    trained: Sequence[Product]
+    indexed: Sequence[Product]
+    asked: Mapping[str, Sequence[str]]
+
+
+def read_products(path: Path) -> list[Product]:
     """Read the products of a file of JSON lines, also gzipped."""
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
@@ -57,36 +71,53 @@ def of_main_colour(product: Mapping[str, Any]) -> set[str]:
     return set(next((group for group in groups if product["images"][0] in group), product["images"]))
 
 
-def ask(index: str, products: Sequence[Mapping[str, Any]]) -> list[tuple[bool, int]]:
-    """Ask every picture but the main one; returns whether it has the main one's colour, and the product's rank or 0."""
+def deal(products: Sequence[Product], folds: int, seen: Seen) -> Iterator[Fold]:
+    """Deal the pictures that are not the main ones into folds, those of a product together where the index has none of them."""
+    random = np.random.default_rng(0)
+    dealt = random.permutation(len(products)) % folds
+    single = [{**product, "images": product["images"][:1]} for product in products]
+    others = np.repeat(dealt, [len(product["images"]) - 1 for product in products])
+    if seen == "all but asked":
+        others = random.permutation(len(others)) % folds
+    for fold in range(folds):
+        places = iter(others)
+        asked = {one["product_id"]: [path for path in one["images"][1:] if next(places) == fold] for one in products}
+        if seen == "all but asked":
+            kept = [
+                {**one, "images": [path for path in one["images"] if path not in asked[one["product_id"]]]} for one in products
+            ]
+            yield Fold(kept, kept, asked)
+        else:
+            known = seen == "main"
+            trained = [single[place] if at == fold else products[place] for place, at in enumerate(dealt) if known or at != fold]
+            yield Fold(trained, single, asked)
+
+
+def ask(index: str, products: Sequence[Product], asked: Mapping[str, Sequence[str]]) -> list[tuple[bool, int]]:
+    """Ask pictures of products; returns whether each has the main one's colour, and the product's rank or 0."""
     found = []
     with open_index(index) as opened:
         for product in products:
             alike = of_main_colour(product)
-            for path in product["images"][1:]:
+            for path in asked[product["product_id"]]:
                 ids = [hit.product_id for hit in opened.search(image=path, k=10)]
                 rank = ids.index(product["product_id"]) + 1 if product["product_id"] in ids else 0
                 found.append((path in alike, rank))
     return found
 
 
-def measure(
-    work: Path, products: Sequence[Mapping[str, Any]], folds: int, root: str, known: bool, settings: Mapping[str, Any]
-) -> str:
+def measure(work: Path, products: Sequence[Product], folds: int, root: str, seen: Seen, settings: Mapping[str, Any]) -> str:
     """Train and index once a fold; returns the figures of all folds together as cells of a table."""
-    dealt = np.random.default_rng(0).permutation(len(products)) % folds
     common = {"column": COLUMN, "allow_root": [root], "min_recall": 0.0}
     found = []
-    for fold in range(folds):
-        folder = work / f"fold-{fold}"
-        single = [{**product, "images": product["images"][:1]} for product in products]
-        taken = [single[place] if at == fold else products[place] for place, at in enumerate(dealt) if known or at != fold]
-        seen = write_products(folder / "train.jsonl", taken)
-        indexed = write_products(folder / "indexed.jsonl", single)
+    for number, fold in enumerate(deal(products, folds, seen)):
+        folder = work / f"fold-{number}"
+        trained = write_products(folder / "train.jsonl", fold.trained)
+        indexed = write_products(folder / "indexed.jsonl", fold.indexed)
         index = str(folder / "index")
-        bundle = train(read_config(None, {"catalogue": [seen], "index": index, **common, **settings}))
+        bundle = train(read_config(None, {"catalogue": [trained], "index": index, **common, **settings}))
         run(read_config(None, {"catalogue": [indexed], "index": index, "bundle": str(bundle.folder), **common}))
-        found += ask(index, [one for one, at in zip(products, dealt, strict=True) if at == fold])
+        found += ask(index, products, fold.asked)
     alike, ranks = (np.array(column) for column in zip(*found, strict=True))
     parts = [rows for rows in (alike | True, alike, ~alike) if rows.any()]
     return " | ".join(f"{np.mean(ranks[rows] == 1):.3f} / {np.mean(ranks[rows] > 0):.3f} ({rows.sum()})" for rows in parts)
@@ -106,8 +137,8 @@ def main() -> None:
         for pictured in (product, *(product.get("colour_images") or [])):
             pictured["images"] = [str(Path(root, path)) for path in pictured["images"]]
     print("| heads | others, recall@1 / @10 (pictures) | of the main one's colour | of other colours |\n|---|---|---|---|")
-    for name, (known, settings) in [list(ROWS.items())[int(row)] for row in given.rows.split(",")]:
-        print(f"| {name} | {measure(given.work, products, given.folds, root, known, settings)} |", flush=True)
+    for name, (seen, settings) in [list(ROWS.items())[int(row)] for row in given.rows.split(",")]:
+        print(f"| {name} | {measure(given.work, products, given.folds, root, seen, settings)} |", flush=True)
 
 
 if __name__ == "__main__":
