@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from encoders import open_clip
 from encoders.conversion import PictureNetwork, TextNetwork
+from encoders.depths import DepthsError, token_depths
 from encoders.hugging_face import Arrays, Folder, read_pixels
 from encoders.tensors import padded, unit
 from encoders.tokenizer_files import begins, check_end, read_tokenizer, token_id
@@ -125,8 +126,10 @@ def read_side(folder: Folder, side: str) -> Side:
     return Side(kind, {**DEFAULTS[f"{kind}.{side}"], **given}, arrays)
 
 
-def picture_network(folder: Folder) -> PictureNetwork:
+def picture_network(folder: Folder, options: Mapping[str, str]) -> PictureNetwork:
     """Build a folder's network for pictures: uint8[B, side, side, 3] -> float32[B, D], unit norm.
+
+    options: `depths`, "last" (default) or "all" of them side by side, each of unit norm, which texts have no part in.
 
     Raises TowerError and WeightsError.
     """
@@ -136,12 +139,21 @@ def picture_network(folder: Folder) -> PictureNetwork:
     pixels = open_clip.read_pixels(folder, side.settings["image_size"]) or read_pixels(
         folder, side.settings["image_size"], *usual
     )
-    encoder, features = build(side)
+    encoder, embed = build(side)
+
+    def features(scaled: tf.Tensor) -> tf.Tensor:
+        return unit(embed(scaled))
+
+    all_of_them = options.get("depths") == "all"
+    try:
+        whole = token_depths(encoder, pixels.side, features) if all_of_them else features
+    except DepthsError as error:
+        raise TowerError(f"{folder.path} {error}") from None
 
     def scaled(pictures: tf.Tensor) -> tf.Tensor:
-        return unit(features(pixels.scale(pictures)))
+        return whole(pixels.scale(pictures))
 
-    digest = folder.digest(RECIPE, keras_hub.__version__)
+    digest = folder.digest(RECIPE, [keras_hub.__version__, "depths"] if all_of_them else keras_hub.__version__)
     return PictureNetwork(pixels.side, digest, scaled, pixels.decoding, layers_of(encoder))
 
 

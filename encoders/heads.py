@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from encoders.query_bank import QueryBank
+
 BLOCK_ROWS = 1024
 
 Float32 = npt.NDArray[np.float32]
@@ -29,7 +31,9 @@ class Head:
     brought to unit norm: a linear map beside one hidden layer of h units (h may be 0). Where there is a `gap`, it is
     taken away, and what is left is brought to unit norm. Arrays are float32.
 
-    m further values may stand beside the e learned ones, d = e + m: those of the whitened feature
+    A `bank` puts one value beside the e learned ones (`encoders.query_bank`).
+
+    m further values may stand beside these, d = e + m or e + 1 + m: those of the whitened feature
     y = z whitening + whitening_bias (`encoders.whitening`), or zeros where `whitening` has no rows. With s the share of the
     whitened, the vector is [sqrt(1 - s) v, sqrt(s) y], v and y of unit norm.
     """
@@ -45,6 +49,7 @@ class Head:
     whitening: Float32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # [D, m], or [0, m]: zeros
     whitening_bias: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))  # [m]
     whitened_share: float = 0.0
+    bank: QueryBank | None = None
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
@@ -74,6 +79,9 @@ class Head:
             found = getattr(self, name).shape
             if found != shape:
                 raise HeadError(f"head array '{name}' has shape {found}, but its other arrays ask for {shape}")
+        if self.bank is not None and self.bank.queries.shape[1] != outputs:
+            width = self.bank.queries.shape[1]
+            raise HeadError(f"head has a query bank of dimension {width} beside {outputs} learned values: train it again")
         if (self.scale <= 0).any():
             raise HeadError("head array 'scale' has values that are not positive: train the head again")
 
@@ -85,7 +93,7 @@ class Head:
     @property
     def dimension_out(self) -> int:
         """Give d, the dimension of the shared space."""
-        return int(self.linear.shape[1] + self.whitening.shape[1])
+        return int(self.linear.shape[1] + (self.bank is not None) + self.whitening.shape[1])
 
     def widened(self, values: int) -> Head:
         """Return the head with so many zeros behind its vectors, which has no whitened values yet."""
@@ -101,6 +109,9 @@ class Head:
         if self.whitening.shape[1]:
             arrays |= {name: getattr(self, name) for name in _WHITENED}
             arrays[_SHARE] = np.float64(self.whitened_share)
+        if self.bank is not None:
+            numbers = self.bank.temperature, self.bank.gain, self.bank.level
+            arrays |= dict(zip(_BANK, (self.bank.queries, self.bank.sizes, np.array(numbers)), strict=True))
         with open(path, "wb") as file:
             np.savez(file, **arrays)
 
@@ -109,13 +120,20 @@ class Head:
         """Read what `to_npz` wrote; raises HeadError, naming the file, where it is not whole."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                optional = set(_OPTIONAL) - (set(_WHITENED) if _SHARE in archive.files else set())
-                missing = [name for name in _ARRAYS if name not in archive.files and name not in optional]
+                expected = set(_ARRAYS) - set(_OPTIONAL)
+                expected |= set(_WHITENED) if _SHARE in archive.files else set()
+                expected |= set(_BANK) if set(_BANK) & set(archive.files) else set()
+                missing = [name for name in (*_ARRAYS, *_BANK) if name in expected and name not in archive.files]
                 if missing:
                     absent = ", ".join(missing)
                     raise HeadError(f"head file '{path}' lacks the arrays {absent}: write the bundle again")
                 share = float(archive[_SHARE]) if _SHARE in archive.files else 0.0
-                return cls(**{name: archive[name] for name in archive.files if name in _ARRAYS}, whitened_share=share)
+                bank = None
+                if _BANK[0] in expected:
+                    queries, sizes, numbers = (archive[name] for name in _BANK)
+                    bank = QueryBank(queries, sizes, *numbers.astype(np.float64).reshape(3).tolist())
+                arrays = {name: archive[name] for name in archive.files if name in _ARRAYS}
+                return cls(**arrays, whitened_share=share, bank=bank)
         except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
             if isinstance(error, HeadError | FileNotFoundError):
                 raise
@@ -123,7 +141,8 @@ class Head:
 
 
 _SHARE, _WHITENED = "whitened_share", ("whitening", "whitening_bias")
-_ARRAYS = tuple(field.name for field in fields(Head) if field.name != _SHARE)
+_BANK = ("bank_queries", "bank_sizes", "bank_numbers")  # the last: temperature, gain, level
+_ARRAYS = tuple(field.name for field in fields(Head) if field.name not in (_SHARE, "bank"))
 _OPTIONAL = ("gap", *_WHITENED)
 
 
@@ -186,6 +205,7 @@ def _transform(head: Head, features: Float32) -> Float32:
         vectors += np.maximum(standard @ head.hidden + head.hidden_bias, 0) @ head.output
     vectors = _unit(vectors)
     vectors = _unit(vectors - head.gap) if head.gap.size else vectors
+    vectors = vectors if head.bank is None else head.bank.beside(vectors)
     return _beside(head, vectors, standard) if head.whitening.shape[1] else vectors
 
 

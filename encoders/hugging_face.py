@@ -136,8 +136,8 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
     if is_clip(folder):
         from encoders import clip
 
-        _refuse(folder, options)
-        return clip.picture_network(folder)
+        _refuse(folder, {name: value for name, value in options.items() if name != "depths"})
+        return clip.picture_network(folder, options)
     if folder.kind.startswith("resnext50_32x4d"):
         from encoders import resnext
 

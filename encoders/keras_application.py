@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,13 +14,12 @@ import keras
 import tensorflow as tf
 
 from encoders.conversion import PictureNetwork
-from encoders.tensors import unit
+from encoders.depths import DepthsError, map_depths
 from encoders.trainable import layers_of
 from encoders.weights import WeightsError, combine_hashes, hash_arrays, read_verified, reason_of
 
 POOLINGS = ("avg", "max")
 DEPTHS = ("last", "all")
-GLOBAL_POOLINGS = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 GIVEN = {"include_top", "weights", "input_tensor", "input_shape", "pooling"}
 
 # Whatever changes a feature and is not in the weights: to be changed with the arithmetic below.
@@ -61,7 +59,7 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
     settings = [name, side, pooling, parameters]
     if options.get("depths") == "all":
         settings.append("depths")
-        features = all_depths(name, model, side, pooling)
+        features = _all_depths(name, model, side, pooling)
     else:
         features = partial(model, training=False)
     told = json.dumps(settings, sort_keys=True)
@@ -73,38 +71,11 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
     )
 
 
-def all_depths(name: str, model: keras.Model, side: int, pooling: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the function that gives a network's middle depths and its last, pooled, each of unit norm, side by side.
-
-    A depth is the last layer of those that see the picture at one size: half of its side, a quarter and so on. The middle
-    ones keep colour and texture, the last the kind of thing. Of unit norm each counts the same in a cosine.
-
-    Raises ApplicationError for a network without middle layers that are maps.
-    """
-    maps: dict[int, Any] = {}
-    last = 0
-    for layer in model.layers:
-        given: Any = layer.output
-        if isinstance(layer, GLOBAL_POOLINGS):  # the last of them is that of the whole network
-            last = _depth(layer.input, side)
-        elif len(given.shape) == 4 and not isinstance(layer, keras.layers.ZeroPadding2D):
-            maps[_depth(given, side)] = given
-    middle = [output for depth, output in sorted(maps.items()) if 0 < depth < last]
-    if not middle:
-        raise ApplicationError(f"{name} has no middle layers that are maps of the picture: leave depths=all away")
-    depths = keras.Model(model.input, [*middle, model.output])
-    pool = tf.reduce_max if pooling == "max" else tf.reduce_mean
-
-    def features(pixels: tf.Tensor) -> tf.Tensor:
-        *outputs, pooled = (tf.cast(output, tf.float32) for output in depths(pixels, training=False))
-        return tf.concat([unit(block) for block in [pooled, *(pool(output, [1, 2]) for output in outputs)]], 1)
-
-    return features
-
-
-def _depth(output: Any, side: int) -> int:
-    """Return how often the picture was halved on the way to a map."""
-    return round(math.log2(side / output.shape[1]))
+def _all_depths(name: str, model: keras.Model, side: int, pooling: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    try:
+        return map_depths(model, side, tf.reduce_max if pooling == "max" else tf.reduce_mean)
+    except DepthsError as error:
+        raise ApplicationError(f"{name} {error}") from None
 
 
 def _parameters(name: str, application: Any, options: Mapping[str, str]) -> dict[str, Any]:

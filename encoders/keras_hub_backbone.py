@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from encoders.conversion import PictureNetwork, TextNetwork
+from encoders.depths import DepthsError, pyramid_depths, token_depths
 from encoders.hugging_face import Folder, prepared_side, read_pixels
 from encoders.tensors import padded, pool_tokens, unit, within
 from encoders.tokenizer_files import begins, clip_file, roberta_file, wordpiece_file
@@ -48,7 +49,7 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
     Args:
         name: a preset's name or folder.
         options: `side`, pixels of a side where the backbone leaves them open; `pooling`, "mean" over tokens in place of
-            the class token.
+            the class token; `depths`, "last" (default) or "all" of them side by side.
 
     Raises TowerError.
     """
@@ -61,8 +62,8 @@ def picture_network(name: str, options: Mapping[str, str]) -> PictureNetwork:
     scale, offset = (np.asarray(part, np.float32) for part in (converter.scale or 1.0, converter.offset or 0.0))
     fit: Fit = "crop" if converter.crop_to_aspect_ratio else "pad" if converter.pad_to_aspect_ratio else "stretch"
     resample: Resample = "bicubic" if converter.interpolation == "bicubic" else "bilinear"
-    features = _picture_features(backbone, options)
-    settings = [side, scale.tolist(), offset.tolist(), options.get("pooling")]
+    features = _picture_features(backbone, options, side)
+    settings = [side, scale.tolist(), offset.tolist(), options.get("pooling"), *_depths(options)]
     return PictureNetwork(
         side=side,
         weights_hash=_hash(backbone, settings),
@@ -88,10 +89,10 @@ def converted_picture_network(folder: Folder, options: Mapping[str, str]) -> Pic
     shape = getattr(backbone, "image_shape", None) or getattr(getattr(backbone, "vision_encoder", None), "image_shape", None)
     side = int(timm[-1]) if timm else int(shape[0]) if shape and shape[0] else DEFAULT_SIDE
     pixels = read_pixels(folder, side, *USUAL)
-    features = _picture_features(backbone, options)
+    features = _picture_features(backbone, options, pixels.side)
     return PictureNetwork(
         side=pixels.side,
-        weights_hash=folder.digest(RECIPE, [keras_hub.__version__, options.get("pooling")]),
+        weights_hash=folder.digest(RECIPE, [keras_hub.__version__, options.get("pooling"), *_depths(options)]),
         features=lambda pictures: features(pixels.scale(pictures)),
         decoding=pixels.decoding,
         layers=layers_of(getattr(backbone, "vision_encoder", backbone)),
@@ -111,23 +112,38 @@ def _side(backbone: Any, converter: Any, options: Mapping[str, str]) -> int:
     return fixed or int(options.get("side", (converter.image_size or (DEFAULT_SIDE,))[0]))
 
 
-def _picture_features(backbone: Any, options: Mapping[str, str]) -> Callable[[tf.Tensor], tf.Tensor]:
+def _depths(options: Mapping[str, str]) -> list[str]:
+    """Return what the features depend on, too, where all depths are asked for."""
+    return ["depths"] if options.get("depths") == "all" else []
+
+
+def _picture_features(backbone: Any, options: Mapping[str, str], side: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    name = type(backbone).__name__
     if hasattr(backbone, "get_vision_embeddings"):
         _check_pooling(backbone, options, ())
-        return lambda pixels: unit(tf.cast(backbone.get_vision_embeddings(pixels), tf.float32))
-    names = list(backbone.input) if isinstance(backbone.input, dict) else None
-    if names is not None and len(names) != 1:
-        raise TowerError(f"a {type(backbone).__name__} takes {', '.join(names)}: of it no picture tower is made")
-    is_map = len(backbone.output.shape) == 4
-    _check_pooling(backbone, options, ("mean",) if is_map else ("cls", "mean"))
+        encoder, is_map = backbone.vision_encoder, False
 
-    def features(pixels: tf.Tensor) -> tf.Tensor:
-        states = tf.cast(backbone(pixels if names is None else {names[0]: pixels}, training=False), tf.float32)
-        if is_map:
-            return tf.reduce_mean(states, [1, 2])
-        return tf.reduce_mean(states, 1) if options.get("pooling") == "mean" else states[:, 0]
+        def features(pixels: tf.Tensor) -> tf.Tensor:
+            return unit(tf.cast(backbone.get_vision_embeddings(pixels), tf.float32))
+    else:
+        names = list(backbone.input) if isinstance(backbone.input, dict) else None
+        if names is not None and len(names) != 1:
+            raise TowerError(f"a {name} takes {', '.join(names)}: of it no picture tower is made")
+        encoder, is_map = backbone, len(backbone.output.shape) == 4
+        _check_pooling(backbone, options, ("mean",) if is_map else ("cls", "mean"))
 
-    return features
+        def features(pixels: tf.Tensor) -> tf.Tensor:
+            states = tf.cast(backbone(pixels if names is None else {names[0]: pixels}, training=False), tf.float32)
+            if is_map:
+                return tf.reduce_mean(states, [1, 2])
+            return tf.reduce_mean(states, 1) if options.get("pooling") == "mean" else states[:, 0]
+
+    if not _depths(options):
+        return features
+    try:
+        return pyramid_depths(backbone) if is_map else token_depths(encoder, side, features)
+    except DepthsError as error:
+        raise TowerError(f"a {name} {error}") from None
 
 
 def _check_pooling(backbone: Any, options: Mapping[str, str], known: Sequence[str]) -> None:

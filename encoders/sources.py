@@ -35,8 +35,8 @@ SCHEMES: Mapping[str, Mapping[Modality, frozenset[str] | None]] = {
     "package": {"picture": frozenset(("side",)), "text": frozenset()},
     "keras": {"picture": None},
     COMPACT: {"picture": frozenset()},
-    "keras-hub": {"picture": frozenset(("pooling", "side")), "text": frozenset(("pooling", "tokens"))},
-    "hf": {"picture": frozenset(("pooling",)), "text": frozenset(("pooling", "tokens"))},
+    "keras-hub": {"picture": frozenset(("depths", "pooling", "side")), "text": frozenset(("pooling", "tokens"))},
+    "hf": {"picture": frozenset(("depths", "pooling")), "text": frozenset(("pooling", "tokens"))},
     "saved-model": {"picture": frozenset(("sha256",)), "text": frozenset(("sha256",))},
     "tflite": {"picture": frozenset(("sha256", "mean", "std"))},
 }
@@ -56,7 +56,7 @@ USELESS: Mapping[tuple[str, str], str] = {
 }
 CHOICES = {
     "fit": get_args(Fit), "resample": get_args(Resample), "form": get_args(TextForm), "pooling": ("cls", "max", "mean"),
-    "precision": get_args(Precision), "xla": ("off", "on"),
+    "precision": get_args(Precision), "xla": ("off", "on"), "depths": ("all", "last"),
 }  # fmt: skip
 NUMBERS = {"batch": 1, "tokens": 3, "side": 1}
 RANGES = {"crop_ratio": (0.0, 1.0), "mean": (-1.0, 255.0), "std": (0.0, 255.0)}

@@ -28,7 +28,7 @@ from encoders.training_data import LEAST_QUERIES, ArrayTrainingData, Features, Q
 from encoders.training_rounds import Round, log_round
 
 Float32 = npt.NDArray[np.float32]
-EPOCHS = 110
+EPOCHS = 100
 AS_GOOD = 0.005
 
 

@@ -78,8 +78,8 @@ class ArrayTrainingData:
     products they fit, where that is known.
     validation_rows: bool[N], the products held out; index_views: by modality, over how many views, from the first,
     their features are the mean, as the index's are; 1 where it is not named.
-    phrase_share: share of the batches that ask `phrases_per_product` phrases, the others asking titles, where a batch asks one
-    of them (`ask`).
+    phrases_per_product: phrases that a batch asks of a product; phrase_share: share of the batches that ask them, the others
+    asking titles, where a batch asks one of them (`ask`).
     product_sentences: int[N, s], the queries that are sentences of a product's description, filled up with -1; None where there
     are none. sentence_share: share of the batches that ask `sentences_per_product` of them a product.
     """
@@ -108,12 +108,12 @@ class ArrayTrainingData:
         return -(-int(np.count_nonzero(~self.validation_rows)) // self.batch_rows)
 
     def train_batches(self, epoch: int) -> Iterator[TrainingBatch]:
-        """Give every training product once, batch by batch with titles or sentences, a phrase each, and labels."""
+        """Give every training product once, batch by batch with titles or sentences, phrases and labels."""
         for rows, rng in self.row_batches(epoch):
             titles, sentences = self.title_ids[rows], self._sentences(rows, rng.random())
             asked = _draw(titles, 1, rng) if sentences is None else _draw(sentences, self.sentences_per_product, rng)
             batch = self.batch(rows, asked, rng)
-            phrases = np.unique(_draw(self.product_phrases[rows], 1, rng))
+            phrases = np.unique(_draw(self.product_phrases[rows], self.phrases_per_product, rng))
             own = self.product_phrases[rows]
             labels = np.zeros(0, np.int64) if self.meanings is None else self.meanings.labels(rng, own, MOST_LABELS)
             yield replace(batch, phrases=self._questions(phrases, np.sort(rows)), labels=self._questions(labels, np.sort(rows)))

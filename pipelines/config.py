@@ -112,6 +112,10 @@ class Config:
     )  # fmt: skip
     views: int = setting(1, "views of each product to train heads on, as samples of their own")
     dimension: int = setting(256, "values of a vector that a bundle's heads learn from texts")
+    query_bank: int = setting(
+        1024, "titles, and labels, by which pictures that are near to many of them are weighed down, where validation queries "
+        "find more so, at most; 0: none"
+    )
     whitened_dimension: int = setting(
         128, "values beside them that hold what pictures look like, by which photos find the very product, at most; 0: none"
     )
@@ -181,8 +185,9 @@ PREVIEW_SETTINGS = (
 )  # fmt: skip
 IMPORT_SETTINGS = ("bundle", *VIEW_SETTINGS, "fusion", "weight", "seed")
 TRAINING_SETTINGS = (
-    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "whitened_dimension", "whitened_share", "fusion",
-    "weight", "phrases", "phrase_languages", "words", "max_training_products", "max_phrases", "max_sentences", "sentence_share",
+    "picture_tower", "text_tower", *VIEW_SETTINGS, "views", "dimension", "query_bank", "whitened_dimension", "whitened_share",
+    "fusion", "weight", "phrases", "phrase_languages", "words", "max_training_products", "max_phrases", "max_sentences",
+    "sentence_share",
     "fine_tune", "fine_tune_steps", "fine_tune_minutes", "epochs", "loss", "ranking", "remove_gap", "group", "tensorboard",
     "holdout",
 )  # fmt: skip
@@ -257,7 +262,7 @@ def check(config: Config) -> Config:
     """
     least = {"max_pictures": 1, "max_reviews": 1, "max_pixels": 1, "unit_items": 1, "partition_rows": 1, "trees": 1, "limit": 1,
              "max_index_bytes": 1, "picture_views": 1, "text_views": 1, "views": 1, "max_items_per_shard": 1, "dimension": 2,
-             "whitened_dimension": 0, "epochs": 0, "fine_tune_steps": 0, "fine_tune_minutes": 0,
+             "query_bank": 0, "whitened_dimension": 0, "epochs": 0, "fine_tune_steps": 0, "fine_tune_minutes": 0,
              "keep_versions": 0, "grace_hours": 0, "max_training_products": 1, "max_phrases": 0, "max_sentences": 0}  # fmt: skip
     for name, minimum in least.items():
         value = getattr(config, name)

@@ -46,7 +46,7 @@ FINE_TUNING = TowerTrainingSettings({})
 FROM_SCRATCH = replace(FINE_TUNING, steps=3000, rounds=30, patience=8, learning_rate=1e-3, head_learning_rate=1e-3)
 BATCH_ROWS, VIEW_BATCH, PIECE_ROWS = 64, 32, 512
 # Settings of the training that say nothing of the towers.
-LATER = ("whitened_dimension", "whitened_share", "fusion", "weight", "ranking", "remove_gap", "tensorboard")
+LATER = ("query_bank", "whitened_dimension", "whitened_share", "fusion", "weight", "ranking", "remove_gap", "tensorboard")
 
 _log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from encoders.bank_fitting import balance
 from encoders.bundle import Bundle, write_bundle
 from encoders.curves import draw_curves
 from encoders.fusion import Fusion
@@ -25,7 +26,7 @@ from encoders.ranking_training import RankingSettings, TrainedRanker, train_rank
 from encoders.selection import ChosenFusion, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainingSettings, remove_gaps, train_heads
-from encoders.training_data import ArrayTrainingData
+from encoders.training_data import ArrayTrainingData, TrainingBatch
 from encoders.whitening import whiten
 from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
@@ -89,11 +90,14 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         with watch_training(config.tensorboard) as watch:
             trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
         learned = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
-        whitened = whiten(learned, trained.gate, data, single, config.whitened_dimension, config.whitened_share)
+        validation = data.validation(PHRASES_PER_PRODUCT)
+        balanced = balance(learned, trained.gate, data, validation, config.query_bank, config.seed)
+        whitened = whiten(balanced.heads, balanced.gate, data, single, config.whitened_dimension, config.whitened_share)
         heads = whitened.heads
-        chosen = _choose(config, whitened.gate, heads, data)
+        chosen = _choose(config, whitened.gate, heads, validation)
         told = {"remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
-        figures = {**trained.figures, **sizes, "whitened": dict(whitened.figures), **told}
+        fitted = {"query_bank": dict(balanced.figures), "whitened": dict(whitened.figures)}
+        figures = {**trained.figures, **sizes, **fitted, **told}
         if tuned:
             figures["towers"] = tuned
         ranked = _rank(config, heads, chosen.fusion, data) if config.ranking == "attention" else None
@@ -117,7 +121,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     return bundle if config.bundle else open_at(own)
 
 
-def _choose(config: Config, gate: Gate | None, heads: Mapping[str, Head], data: ArrayTrainingData) -> ChosenFusion:
+def _choose(config: Config, gate: Gate | None, heads: Mapping[str, Head], validation: TrainingBatch) -> ChosenFusion:
     """Choose the weights of modalities that the configuration leaves open."""
     weights = {name: weight for name, weight in fusion_weights(config).items() if name in heads}
     kind = config.fusion or DEFAULT_FUSION
@@ -125,7 +129,7 @@ def _choose(config: Config, gate: Gate | None, heads: Mapping[str, Head], data: 
         raise ConfigError("--fusion attention: the catalogue has no titles or phrases to train it with")
     fusion = Fusion(kind, weights, gate=gate)  # type: ignore[arg-type]
     fixed = any(name in config.weight for name in heads)
-    return choose_weights(fusion, heads, data.validation(PHRASES_PER_PRODUCT), fixed, config.seed)
+    return choose_weights(fusion, heads, validation, fixed, config.seed)
 
 
 def _rank(config: Config, heads: Mapping[str, Head], fusion: Fusion, data: ArrayTrainingData) -> TrainedRanker:
@@ -139,6 +143,11 @@ def _report(figures: Mapping[str, Any]) -> None:
     for modality, recalls in figures.get("validation", {}).items():
         shown = ", ".join(f"{name} {value:.3f}" for name, value in recalls.items())
         _log.info("train: on products held out for validation, text -> %s %s", modality, shown)
+    bank = figures["query_bank"]
+    if bank:
+        _log.info("train: pictures near many of %d queries are weighed down by %g: text -> picture nDCG@10 %.3f, without %.3f "
+                  "(+/- %.3f, %d queries)",
+                  bank["bank"], bank["weight"], bank["ndcg@10"], bank["before"], bank["error"], bank["queries"])  # fmt: skip
     whitened = figures["whitened"]
     if whitened:
         _log.info("train: %d whitened values fitted on the pictures of %d products, those of %d products one by one",

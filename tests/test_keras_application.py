@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import cosine_distance, least_cosine
 
 from encoders.integrity import hash_file
-from encoders.keras_application import ApplicationError, all_depths, picture_network
+from encoders.keras_application import ApplicationError, picture_network
 from encoders.presets import build_tower
 from encoders.towers import load_tower
 from encoders.weights import WeightsError
@@ -134,9 +134,3 @@ def test_the_middle_depths_of_a_family_are_found(name: str, dimension: int, monk
 def test_depths_of_another_name_are_refused(application_weights: Path) -> None:
     with pytest.raises(ApplicationError, match=r"^depths is 'some': it may be last or all$"):
         picture_network("MobileNet", {"weights": str(application_weights), "depths": "some"})
-
-
-def test_a_network_without_middle_maps_is_refused() -> None:
-    flat = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
-    with pytest.raises(ApplicationError, match=r"^Flat has no middle layers that are maps of the picture: leave depths=all"):
-        all_depths("Flat", flat, 8, "avg")
