@@ -25,6 +25,7 @@ RANKINGS = ("cosine", "attention")
 DEFAULT_FUSION = "weighted_sum"
 MODALITIES = ("picture", "text", "reviews")
 DEFAULT_PHRASE_LANGUAGES = {"en": 0.65, "zh": 0.35}
+CHOSEN = "auto"  # of --weight structured=
 DEFAULT_WEIGHTS = {"picture": 0.4, "text": 0.6, "reviews": 0.0, "structured": 0.0}
 
 
@@ -128,7 +129,8 @@ class Config:
     )
     weight: Mapping[str, str] = setting(
         {}, "weight of a modality in the fused vector, picture=0.5 or reviews=0.2, or share of structured columns, "
-        "structured=0.2 (default: the bundle's; trained: chosen on validation products, no reviews and no structured columns)"
+        "structured=0.2, or structured=auto, which training chooses on validation products (default: the bundle's; trained: "
+        "chosen there, no reviews and no structured columns)"
     )
     refit_statistics: bool = setting(False, "fit the statistics of structured columns anew on this catalogue first")
     phrases: tuple[str, ...] = setting((), "columns that training makes phrases from (default: found by their names)")
@@ -335,6 +337,8 @@ def phrase_languages(config: Config) -> dict[str, float]:
 def given_weights(config: Config) -> dict[str, float]:
     """Return the weights that the configuration gives, by modality; "structured" is the share of structured columns.
 
+    A share that training is to choose (`chooses_share`) is not among them.
+
     Raises:
         ConfigError: an unknown modality, or a weight that is no finite non-negative number, or a share of 1 or more.
     """
@@ -342,6 +346,8 @@ def given_weights(config: Config) -> dict[str, float]:
     for name, text in config.weight.items():
         if name not in DEFAULT_WEIGHTS:
             raise ConfigError(f"--weight names the modality '{name}'; it may be {', '.join(DEFAULT_WEIGHTS)}")
+        if name not in MODALITIES and text == CHOSEN:
+            continue
         try:
             weights[name] = float(text)
         except ValueError:
@@ -351,6 +357,11 @@ def given_weights(config: Config) -> dict[str, float]:
         if name not in MODALITIES and weights[name] >= 1:
             raise ConfigError(f"--weight {name}={text} must be below 1: it is a share of the fused vector")
     return weights
+
+
+def chooses_share(config: Config) -> bool:
+    """Tell whether training chooses the share of structured columns."""
+    return config.weight.get("structured") == CHOSEN
 
 
 def fusion_weights(config: Config) -> dict[str, float]:

@@ -21,20 +21,30 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from encoders.bundle import STATISTICS_FILE, Bundle
+from encoders.bundle import STATISTICS_FILE, Bundle, read_statistics
 from encoders.fusion import STRUCTURED
-from pipelines import stages, storage
+from pipelines import ranges, stages, storage
 from pipelines.bundles import derive, localise
 from pipelines.catalogue import CatalogueSchema
-from pipelines.config import Config, ConfigError, given_weights
+from pipelines.config import Config, ConfigError, chooses_share, given_weights
 from pipelines.ingest import COLUMNS
 from pipelines.job import Job, open_job
-from pipelines.layout import Index, write_json
+from pipelines.layout import ORDER, Index, write_json
 from pipelines.runner import run_pipeline
-from transforms.structured import NUMBERS, STRUCTURED_COLUMNS, StructuredSettings, StructuredTransform, prepare, preprocess
+from transforms.structured import (
+    NUMBERS,
+    STRUCTURED_COLUMNS,
+    StructuredSettings,
+    StructuredTransform,
+    load_transform,
+    prepare,
+    preprocess,
+)
 
 BATCH_ROWS = 8_192
 
@@ -49,7 +59,7 @@ def find_settings(schema: CatalogueSchema, config: Config) -> StructuredSettings
     """
     names = schema.kept.names
     settings = StructuredSettings.of(names)
-    if settings is None and given_weights(config).get(STRUCTURED):
+    if settings is None and (given_weights(config).get(STRUCTURED) or chooses_share(config)):
         raise ConfigError(
             f"--weight {STRUCTURED}={config.weight[STRUCTURED]}: the catalogue keeps none of the columns "
             f"{', '.join(STRUCTURED_COLUMNS)} (it keeps {', '.join(names) or 'none'}): map one with --column price=COLUMN"
@@ -143,6 +153,26 @@ def fit_statistics(job: Job, folder: Path) -> Path | None:
     work = storage.join(job.run.file("statistics"), secrets.token_hex(4))
     fit_transform(files, settings, work, folder, job.flags)
     return folder
+
+
+def structured_values(job: Job, folder: Path, orders: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Return the structured features of products of a job whose PLAN ended, by their orders: float32[N, D], unit norm.
+
+    One partition's columns are in memory at once.
+    """
+    transform, wanted = load_transform(str(folder)), pa.array(orders, pa.uint64())
+    place = {order: number for number, order in enumerate(orders)}
+    values = np.zeros((len(orders), read_statistics(folder)["dimension"]), np.float32)
+    for partition in job.partitions():
+        path = job.run.products(partition)
+        if not storage.exists(path):
+            continue
+        table = ranges.read_table(path, [ORDER, COLUMNS])
+        table = table.filter(pc.is_in(table[ORDER], wanted))
+        for start in range(0, table.num_rows, BATCH_ROWS):
+            block = table.slice(start, BATCH_ROWS)
+            values[[place[order] for order in block[ORDER].to_pylist()]] = transform(block[COLUMNS].combine_chunks())
+    return values
 
 
 def refit_statistics(config: Config, bundle: Bundle, flags: Sequence[str]) -> Bundle:

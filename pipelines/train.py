@@ -23,19 +23,19 @@ from encoders.gate import Gate
 from encoders.heads import Head
 from encoders.presets import build_tower
 from encoders.ranking_training import RankingSettings, TrainedRanker, train_ranker
-from encoders.selection import ChosenFusion, choose_weights
+from encoders.selection import ChosenFusion, choose_share, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainingSettings, remove_gaps, train_heads
 from encoders.training_data import ArrayTrainingData, TrainingBatch
 from encoders.whitening import whiten
 from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
-from pipelines.config import DEFAULT_FUSION, Config, ConfigError, fusion_weights
+from pipelines.config import DEFAULT_FUSION, Config, ConfigError, chooses_share, fusion_weights
 from pipelines.fine_tune import train_given_towers, trained_layers
 from pipelines.job import finish_run, open_catalogue
 from pipelines.layout import Index
 from pipelines.single_pictures import single_pictures
-from pipelines.statistics import fit_statistics
+from pipelines.statistics import find_settings, fit_statistics, structured_values
 from pipelines.training_features import encode_products, training_data
 from pipelines.training_products import PHRASES_PER_PRODUCT, shop_words
 from pipelines.training_watch import watch_training
@@ -75,7 +75,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     """
     shop_words(config)  # as everything that is refused: before anything is built or encoded
     trained_layers(config)
-    open_catalogue(config)
+    find_settings(open_catalogue(config)[1], config)
     views = index_views(config)
     towers, tuned = train_given_towers(config, ensure_towers(config), tuple(flags))
     job, products = encode_products(config, "train", towers, flags)
@@ -104,11 +104,17 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         if ranked is not None:
             figures["ranking"] = ranked.figures
         structured = fit_statistics(job, Path(temporary) / "structured")
+        fusion = chosen.fusion
+        if structured is not None and chooses_share(config):
+            rows, _ = data.validation_sample(PHRASES_PER_PRODUCT)
+            values = structured_values(job, structured, [products.orders[row] for row in rows])
+            shared = choose_share(fusion, heads, validation, values, config.seed)
+            fusion, figures["structured"] = shared.fusion, shared.figures
         bundle = write_bundle(
             Path(config.bundle) if config.bundle else Path(temporary) / "bundle",
             {modality: localise(folder) for modality, (folder, _) in used.items()},
             heads,
-            fusion_for(config, tuple(used), structured, chosen.fusion),
+            fusion_for(config, tuple(used), structured, fusion),
             views,
             figures,
             structured,
@@ -162,6 +168,13 @@ def _report(figures: Mapping[str, Any]) -> None:
         weights = ", ".join(f"{name} {weight:g}" for name, weight in found["weights"].items())
         _log.info("train: queries by %s are ranked by the weights %s: nDCG@10 %.3f, by the fused vectors %.3f (+/- %.3f)", kind,
                   weights, found["ndcg@10"], found["fused"], found["error"])  # fmt: skip
+    shared = figures.get("structured")
+    if shared and shared["grid"]:
+        _log.info("train: structured columns have the share %g, chosen by %d queries by product: nDCG@10 %.3f, without %.3f",
+                  shared["share"], shared["queries"], shared["ndcg@10"], shared["before"])  # fmt: skip
+    elif shared:
+        _log.info("train: structured columns have no share: %d queries by product can be made of those held out, too few",
+                  shared["queries"])  # fmt: skip
     for kind, found in figures.get("ranking", {}).get("kinds", {}).items():
         if found["queries"]:
             _log.info("train: %d queries by %s, nDCG@10 by cosine %.3f, by attention %.3f (+/- %.3f): %s ranks them",

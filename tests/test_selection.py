@@ -7,7 +7,7 @@ import pytest
 
 from encoders.fusion import Fusion
 from encoders.heads import random_head
-from encoders.selection import choose_weights, ndcg_at_10
+from encoders.selection import SHARES, choose_share, choose_weights, ndcg_at_10
 from encoders.training_data import TrainingBatch
 
 D = 24
@@ -102,3 +102,43 @@ def test_ndcg_is_that_of_the_paper() -> None:
     answers = np.array([[True, False, True], [True, False, False]])
     ideal = 1 + 1 / np.log2(3)
     np.testing.assert_allclose(ndcg_at_10(similarity, answers), [1.5 / ideal, 0.5])
+
+
+def shelves(informative: bool) -> tuple[TrainingBatch, np.ndarray]:
+    """Make products of 40 shelves with a query for each shelf, and structured features that tell the shelf, or nothing."""
+    rng = np.random.default_rng(4)
+    shelf = np.arange(400) % 40
+    answers = np.tile(shelf[None] == np.arange(40)[:, None], (4, 1))
+    vectors = rng.standard_normal((40, D))[shelf] + 2.0 * rng.standard_normal((400, D))
+    features = {name: (vectors + rng.standard_normal((400, D))).astype(np.float32) for name in HEADS}
+    structured = np.eye(40, dtype=np.float32)[shelf if informative else rng.permutation(shelf)]
+    batch = TrainingBatch(features, dict.fromkeys(HEADS, np.ones(400, bool)), np.zeros((160, D), np.float32), answers)
+    return batch, structured
+
+
+def test_structured_features_get_the_least_share_that_finds_what_is_alike() -> None:
+    fusion = Fusion("weighted_sum", {"picture": 0.5, "text": 0.5}, query_weights={"text": {"picture": 0.2, "text": 0.8}})
+    batch, structured = shelves(True)
+    chosen = choose_share(fusion, HEADS, batch, structured)
+    grid = dict(chosen.figures["grid"])
+    assert tuple(grid) == SHARES
+    assert chosen.figures["queries"] == 4 * 160
+    share = chosen.figures["share"]
+    assert 0 < share == chosen.fusion.structured_weight
+    assert grid[share] == chosen.figures["ndcg@10"] > grid[0.0] + 0.2
+    assert chosen.figures["before"] == grid[0.0]
+    assert max(grid.values()) - grid[share] < 0.02
+    assert all(max(grid.values()) - grid[less] > 0.01 for less in SHARES if less < share)
+    assert (chosen.fusion.structured_dimension, chosen.fusion.query_weights) == (40, fusion.query_weights)
+    assert choose_share(fusion, HEADS, batch, structured) == chosen
+
+
+def test_structured_features_that_tell_nothing_get_no_share() -> None:
+    fusion = Fusion("concatenation", {"picture": 0.4, "text": 0.6})
+    batch, structured = shelves(False)
+    chosen = choose_share(fusion, HEADS, batch, structured)
+    assert (chosen.figures["share"], chosen.fusion) == (0.0, fusion)
+    few = dataclasses.replace(batch, queries=batch.queries[:24], answers=batch.answers[:24])
+    chosen = choose_share(fusion, HEADS, few, structured)
+    assert chosen.fusion is fusion
+    assert chosen.figures == {"queries": 96, "share": 0.0, "ndcg@10": None, "before": None, "grid": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,43 @@ def test_a_phrase_is_right_for_every_product_that_has_what_it_names(tiny_towers:
     assert labels is not None
     assert len(labels.queries) == 6  # three colours of two kinds
     assert (labels.answers.sum(axis=0) == 1).all()
+
+
+def test_the_share_of_structured_columns_is_chosen_where_that_is_asked_for(
+    tiny_towers: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What neither titles nor pictures tell, but brands do.
+    words = {"colour": ("Vermil", "Ocrel", "Azul"), "product_type": ("Zorbs", "Quibs"), "material": ("Lumen", "Tarn")}
+    own = [dict(zip(words, chosen, strict=True)) for chosen in itertools.product(*words.values())]
+    rows = [
+        {**unpriced(n), **own[n % 12], "name": f"thing number {n}", "brand": " ".join(own[n % 12].values())} for n in range(1600)
+    ]
+    shop = write_shards(tmp_path, rows, 800)
+    config = settings(tiny_towers, tmp_path / "index", shop, weight=["structured=auto"])
+    with caplog.at_level(logging.INFO):
+        bundle = train(config)
+    told = bundle.training["structured"]
+    assert bundle.fusion.structured_weight == told["share"] > 0
+    assert told["ndcg@10"] > told["before"] + 0.2
+    assert f"train: structured columns have the share {told['share']:g}, chosen by {told['queries']} queries by" in caplog.text
+    assert resolve_bundle(config, ()).hash == bundle.hash  # a night with the same settings keeps what was chosen
+    few = write_shards(tmp_path / "few", rows[:60], 30)
+    with caplog.at_level(logging.INFO):
+        bundle = train(settings(tiny_towers, tmp_path / "other", few, weight=["structured=auto"]))
+    assert bundle.fusion.structured_weight == 0
+    assert "train: structured columns have no share: " in caplog.text
+
+
+def test_a_share_of_columns_that_are_not_kept_is_refused_before_anything_is_encoded(
+    tiny_towers: dict[str, Path], tmp_path: Path
+) -> None:
+    shop = write_shards(tmp_path, [unpriced(n) for n in range(60)], 30)
+    for share in ("auto", "0.2"):
+        with pytest.raises(ConfigError, match=rf"^--weight structured={share}: the catalogue keeps none of the columns price, "):
+            train(settings(tiny_towers, tmp_path / "index", shop, weight=[f"structured={share}"]))
+    assert not (tmp_path / "index" / "towers").exists()
+    with pytest.raises(ConfigError, match=r"^--weight picture=auto is not a number$"):
+        settings(tiny_towers, tmp_path / "index", shop, weight=["picture=auto"])
 
 
 def test_a_column_of_phrases_that_is_not_kept_is_refused_before_anything_is_encoded(
