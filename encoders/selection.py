@@ -45,12 +45,14 @@ def ndcg_at_10(similarity: npt.NDArray[np.float32], answers: npt.NDArray[np.bool
 
 
 def choose_weights(
-    fusion: Fusion, heads: Mapping[str, Head], batch: TrainingBatch, fixed: bool = False, seed: int = 0
-) -> ChosenFusion:
+    fusion: Fusion, heads: Mapping[str, Head], batch: TrainingBatch, fixed: bool = False, seed: int = 0,
+    others: TrainingBatch | None = None,
+) -> ChosenFusion:  # fmt: skip
     """Try weights of two modalities in steps of a tenth and take those of the highest nDCG@10 of queries about a batch.
 
     The queries are those of the batch, which are texts, and photos of its products: their pictures' features of which a share
-    `PHOTO_DROPOUT`, drawn by the seed, is set to the mean. The fusion's weights are those with the highest mean of both. Texts,
+    `PHOTO_DROPOUT`, drawn by the seed, is set to the mean; photos are asked among `others`, too, because a few hundred products
+    are found by any weights, and thousands are not. The fusion's weights are those with the highest mean of both. Texts,
     and photos, are ranked by weights of their own, the best for them alone, where these are better by more than two standard
     errors of the mean difference, of at least 100 queries. Of equal weights those nearest to the fusion's own are taken. Only
     kinds that weigh, of products with two modalities, are chosen for, where at least 100 texts are asked, and not where the
@@ -67,17 +69,24 @@ def choose_weights(
     if not asked.any():
         return ChosenFusion(fusion, figures)
     products = {name: apply_head(head, _whole(batch, name)) for name, head in heads.items()}
+    beside = {} if others is None else {name: apply_head(head, _whole(others, name)) for name, head in heads.items()}
+    more = len(beside["text"]) if beside else 0
     queries = {"text": apply_head(heads["text"], batch.queries[asked])}
     answers = {"text": batch.answers[asked]}
     photographed = np.flatnonzero(batch.present["picture"]) if "picture" in heads else np.zeros(0, np.int64)
     if len(photographed):
         queries["picture"] = _photos(heads["picture"], batch.products["picture"][photographed], seed)
-        answers["picture"] = np.arange(len(batch.present["picture"])) == photographed[:, None]
+        answers["picture"] = np.arange(len(batch.present["picture"]) + more) == photographed[:, None]
         figures["photos"] = len(photographed)
 
     def score(tried: Fusion) -> dict[str, npt.NDArray[np.float64]]:
-        fused = tried.fuse(products, batch.present).T
-        return {name: ndcg_at_10(tried.query({name: asked}, {}) @ fused, answers[name]) for name, asked in queries.items()}
+        fused = tried.fuse(products, batch.present)
+        pools = {"text": fused, "picture": fused}
+        if others is not None:
+            pools["picture"] = np.concatenate([fused, tried.fuse(beside, others.present)])
+        return {
+            name: ndcg_at_10(tried.query({name: asked}, {}) @ pools[name].T, answers[name]) for name, asked in queries.items()
+        }
 
     names = fusion.modalities
     weighs = fusion.kind in WEIGHING and len(names) == 2 and not fixed and all(batch.present[name].any() for name in names)

@@ -146,6 +146,12 @@ class ArrayTrainingData:
         titles, drawn = self.title_ids[rows, 0], _draw(self.product_phrases[rows], phrases, rng)
         return rows, np.concatenate([titles[titles >= 0], drawn])
 
+    def trained_sample(self, most: int) -> TrainingBatch:
+        """Give products that are not held out, `most` of them at most, as the index has them, and no queries."""
+        rows = np.flatnonzero(~self.validation_rows)
+        rows = np.random.default_rng((self.seed, 0xFFFFFFFE)).permutation(rows)[:most]
+        return self.batch(rows, np.zeros(0, np.int64), None)
+
     def _shuffled_rows(self, rng: np.random.Generator) -> Iterator[Ids]:
         starts = rng.permutation(np.arange(0, len(self.title_ids), _RUN_ROWS))
         runs_a_buffer = _BUFFER_ROWS // _RUN_ROWS

@@ -41,6 +41,8 @@ from pipelines.training_products import PHRASES_PER_PRODUCT, shop_words
 from pipelines.training_watch import watch_training
 from pipelines.views import index_views
 
+PHOTOS_AMONG = 4096  # products trained on, beside those held out
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,7 +96,7 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
         balanced = balance(learned, trained.gate, data, validation, config.query_bank, config.seed)
         whitened = whiten(balanced.heads, balanced.gate, data, single, config.whitened_dimension, config.whitened_share)
         heads = whitened.heads
-        chosen = _choose(config, whitened.gate, heads, validation)
+        chosen = _choose(config, whitened.gate, heads, validation, data.trained_sample(PHOTOS_AMONG))
         told = {"remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
         fitted = {"query_bank": dict(balanced.figures), "whitened": dict(whitened.figures)}
         figures = {**trained.figures, **sizes, **fitted, **told}
@@ -127,7 +129,9 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     return bundle if config.bundle else open_at(own)
 
 
-def _choose(config: Config, gate: Gate | None, heads: Mapping[str, Head], validation: TrainingBatch) -> ChosenFusion:
+def _choose(
+    config: Config, gate: Gate | None, heads: Mapping[str, Head], validation: TrainingBatch, others: TrainingBatch
+) -> ChosenFusion:
     """Choose the weights of modalities that the configuration leaves open."""
     weights = {name: weight for name, weight in fusion_weights(config).items() if name in heads}
     kind = config.fusion or DEFAULT_FUSION
@@ -135,7 +139,7 @@ def _choose(config: Config, gate: Gate | None, heads: Mapping[str, Head], valida
         raise ConfigError("--fusion attention: the catalogue has no titles or phrases to train it with")
     fusion = Fusion(kind, weights, gate=gate)  # type: ignore[arg-type]
     fixed = any(name in config.weight for name in heads)
-    return choose_weights(fusion, heads, validation, fixed, config.seed)
+    return choose_weights(fusion, heads, validation, fixed, config.seed, others)
 
 
 def _rank(config: Config, heads: Mapping[str, Head], fusion: Fusion, data: ArrayTrainingData) -> TrainedRanker:

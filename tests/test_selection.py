@@ -104,6 +104,18 @@ def test_ndcg_is_that_of_the_paper() -> None:
     np.testing.assert_allclose(ndcg_at_10(similarity, answers), [1.5 / ideal, 0.5])
 
 
+def test_photos_are_asked_among_other_products_too() -> None:
+    fusion = Fusion("weighted_sum", {"picture": 0.5, "text": 0.5})
+    few, many = batch("text"), batch("text", 4000)
+    others = dataclasses.replace(many, queries=many.queries[:0], answers=many.answers[:0])
+    alone, among = choose_weights(fusion, HEADS, few), choose_weights(fusion, HEADS, few, others=others)
+    for (_, texts, photos), (_, same, fewer) in zip(alone.figures["grid"], among.figures["grid"], strict=True):
+        assert texts == same
+        assert photos > fewer
+    assert among.figures["photos"] == alone.figures["photos"] == 200
+    assert among.fusion.query_weights["picture"] == {"picture": 0.9, "text": 0.1}
+
+
 def shelves(informative: bool) -> tuple[TrainingBatch, np.ndarray]:
     """Make products of 40 shelves with a query for each shelf, and structured features that tell the shelf, or nothing."""
     rng = np.random.default_rng(4)
