@@ -6,10 +6,9 @@ The catalogue is JSON lines with a list of paths, `images`, of which the first i
 (`[{"colour": ..., "images": [...]}]`), pictures of the colour of the main one are counted apart from those of other colours.
 
 The other pictures are dealt into folds and those of a fold are asked for, by `Index.search(image=...)`: neither training nor the
-index has seen them. What these have seen (`Seen`) is the other folds' pictures of all products, as of a shop that has
-several of each ("all but asked"); or, with folds of whole products, the fold's products by their main picture alone, in training
-and in the index, which has no other picture of any product ("main", as in a shop that has one of each); or the same without the
-fold's products in training ("main, new"). Prints recall@1 and @10 among all products as a Markdown table.
+index has seen them. What training has seen (`Seen`) is the other folds' pictures of all products ("all but asked"); or, with
+folds of whole products, the fold's products by their main picture alone ("main"), or not at all ("new"). The index has the
+main picture of each product, or all that are not asked for. Prints recall@1 and @10 among all products as a Markdown table.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import argparse
 import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,15 +28,27 @@ from pipelines.config import read_config
 from pipelines.run import run
 from pipelines.train import train
 
-Seen = Literal["all but asked", "main", "main, new"]
-# Name -> what training and the index have seen, and the settings of training.
-ROWS: Mapping[str, tuple[Seen, Mapping[str, Any]]] = {
-    "known products (the default)": ("main", {}),
-    "known products, learned values only": ("main", {"whitened_dimension": 0}),
-    "known products, a share of .3": ("main", {"whitened_share": 0.3}),
-    "new products": ("main, new", {}),
-    "new products, learned values only": ("main, new", {"whitened_dimension": 0}),
-    "all but the pictures asked for indexed": ("all but asked", {}),
+Seen = Literal["all but asked", "main", "new"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What training has seen of the products asked for, its settings, and whether the index has main pictures alone."""
+
+    seen: Seen
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    main_alone: bool = True
+
+
+ROWS: Mapping[str, Row] = {
+    "known products (the default)": Row("main"),
+    "known products, learned values only": Row("main", {"whitened_dimension": 0}),
+    "known products, a share of .3": Row("main", {"whitened_share": 0.3}),
+    "new products": Row("new"),
+    "new products, learned values only": Row("new", {"whitened_dimension": 0}),
+    "trained on all other pictures": Row("all but asked"),
+    "trained on all other pictures, these indexed, too": Row("all but asked", main_alone=False),
+    "trained on all other pictures, a share of .7": Row("all but asked", {"whitened_share": 0.7}),
 }
 COLUMN = {"picture": "images"}
 Product = dict[str, Any]
@@ -71,24 +82,25 @@ def of_main_colour(product: Mapping[str, Any]) -> set[str]:
     return set(next((group for group in groups if product["images"][0] in group), product["images"]))
 
 
-def deal(products: Sequence[Product], folds: int, seen: Seen) -> Iterator[Fold]:
-    """Deal the pictures that are not the main ones into folds, those of a product together where the index has none of them."""
+def deal(products: Sequence[Product], folds: int, row: Row) -> Iterator[Fold]:
+    """Deal the pictures that are not the main ones into folds, those of a product together where training has none of them."""
     random = np.random.default_rng(0)
     dealt = random.permutation(len(products)) % folds
     single = [{**product, "images": product["images"][:1]} for product in products]
     others = np.repeat(dealt, [len(product["images"]) - 1 for product in products])
-    if seen == "all but asked":
+    apart = row.seen == "all but asked"
+    if apart:
         others = random.permutation(len(others)) % folds
     for fold in range(folds):
         places = iter(others)
         asked = {one["product_id"]: [path for path in one["images"][1:] if next(places) == fold] for one in products}
-        if seen == "all but asked":
+        if apart:
             kept = [
                 {**one, "images": [path for path in one["images"] if path not in asked[one["product_id"]]]} for one in products
             ]
-            yield Fold(kept, kept, asked)
+            yield Fold(kept, single if row.main_alone else kept, asked)
         else:
-            known = seen == "main"
+            known = row.seen == "main"
             trained = [single[place] if at == fold else products[place] for place, at in enumerate(dealt) if known or at != fold]
             yield Fold(trained, single, asked)
 
@@ -106,16 +118,16 @@ def ask(index: str, products: Sequence[Product], asked: Mapping[str, Sequence[st
     return found
 
 
-def measure(work: Path, products: Sequence[Product], folds: int, root: str, seen: Seen, settings: Mapping[str, Any]) -> str:
+def measure(work: Path, products: Sequence[Product], folds: int, root: str, row: Row) -> str:
     """Train and index once a fold; returns the figures of all folds together as cells of a table."""
     common = {"column": COLUMN, "allow_root": [root], "min_recall": 0.0}
     found = []
-    for number, fold in enumerate(deal(products, folds, seen)):
+    for number, fold in enumerate(deal(products, folds, row)):
         folder = work / f"fold-{number}"
         trained = write_products(folder / "train.jsonl", fold.trained)
         indexed = write_products(folder / "indexed.jsonl", fold.indexed)
         index = str(folder / "index")
-        bundle = train(read_config(None, {"catalogue": [trained], "index": index, **common, **settings}))
+        bundle = train(read_config(None, {"catalogue": [trained], "index": index, **common, **row.settings}))
         run(read_config(None, {"catalogue": [indexed], "index": index, "bundle": str(bundle.folder), **common}))
         found += ask(index, products, fold.asked)
     alike, ranks = (np.array(column) for column in zip(*found, strict=True))
@@ -137,8 +149,8 @@ def main() -> None:
         for pictured in (product, *(product.get("colour_images") or [])):
             pictured["images"] = [str(Path(root, path)) for path in pictured["images"]]
     print("| heads | others, recall@1 / @10 (pictures) | of the main one's colour | of other colours |\n|---|---|---|---|")
-    for name, (seen, settings) in [list(ROWS.items())[int(row)] for row in given.rows.split(",")]:
-        print(f"| {name} | {measure(given.work, products, given.folds, root, seen, settings)} |", flush=True)
+    for name, row in [list(ROWS.items())[int(number)] for number in given.rows.split(",")]:
+        print(f"| {name} | {measure(given.work, products, given.folds, root, row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from encoders.training_data import ArrayTrainingData
 
 WHITENED = "picture"
 # Without knowing how pictures of one product differ, photos find what has their background (docs/quality.md).
-SHARE, SHARE_OF_SEVERAL = 0.3, 0.7
+SHARE, SHARE_OF_SEVERAL = 0.3, 0.85
 LEAST_PRODUCTS = 100
 LEAST_SEVERAL = 20
 MOST_ROWS = 20_000
@@ -64,7 +64,7 @@ def whiten(
 
     They are fitted on the first 20,000 products with a picture and on single `pictures`, of products that are not held out.
     There are fewer values where the features vary in fewer directions, and none where fewer than 100 products have pictures.
-    Differences within products count where at least 20 have several pictures. The values' share is .7 then, and .3 elsewhere,
+    Differences within products count where at least 20 have several pictures. The values' share is .85 then, and .3 elsewhere,
     where none is given. Memory is that of two matrices of D x D float64.
 
     Figures: the `dimension`, `share`, number of `products`, the share of the features' `variance` that is kept, and where it was

@@ -122,7 +122,7 @@ class Config:
     )
     whitened_share: float | None = setting(
         None, "share of those in a picture's vector: with more of it photos find the very product more often, and what is of its "
-        "kind less often (default: 0.7 where products have several pictures, else 0.3)"
+        "kind less often (default: 0.85 where products have several pictures, else 0.3)"
     )  # fmt: skip
     fusion: Literal["concatenation", "weighted_sum", "mean", "max", "attention"] | None = setting(
         None, "how the vectors of a product's modalities become one (default: the bundle's; trained: weighted_sum)"

@@ -100,7 +100,7 @@ def test_a_bundle_is_whitened_by_several_pictures_and_photos_find_products(
     with caplog.at_level(logging.INFO):
         bundle = train(settings(tiny_towers, tmp_path / "index", catalogues["inside"]))
     told = bundle.training["whitened"]
-    assert (told["dimension"], told["products"], told["share"]) == (24, 124, 0.7)
+    assert (told["dimension"], told["products"], told["share"]) == (24, 124, 0.85)
     assert 70 < told["several"] < 87
     assert "whitened values fitted on the pictures of 124 products, those of" in caplog.text
     assert "encode: 86 products' pictures one by one, to train with" in caplog.text

@@ -236,7 +236,7 @@ def test_towers_side_by_side_are_one_tower(tmp_path: Path) -> None:
         ("hf:x?tokens=2", "text", r"^tower 'hf:x\?tokens=2': tokens is a number of at least 3$"),
         ("hf:x?crop_ratio=0", "picture", r"^tower 'hf:x\?crop_ratio=0': crop_ratio is a number above 0 and at most 1$"),
         ("hf:x?crop_ratio=y", "picture", r"^tower 'hf:x\?crop_ratio=y': crop_ratio is a number above 0 and at most 1$"),
-        ("hf:x?prefix=y", "picture", r"^tower .* has the option 'prefix', which is unknown: known are batch, crop_ratio, fit, "),
+        ("hf:x?prefix=y", "picture", r"^tower .* has the option 'prefix', which is unknown: known are batch, .*, depths, fit, "),
         ("hf:x?tokens=5", "picture", r"^tower .* has the option 'tokens', which is unknown: known are .*, resample, xla$"),
         ("keras-hub:x?side=5", "text", r"^tower .* has the option 'side', which is unknown: known are batch, form, pooling, "),
         ("package:efficientnet-lite0?side=63", "picture", r"^tower '.*\?side=63': give the pixels of a side, at least 64$"),

@@ -156,7 +156,7 @@ def test_few_products_with_several_pictures_count_as_none(shop: Shop) -> None:
     more = SinglePictures(shop.pictures.features[: 3 * 26], shop.pictures.owners[: 3 * 26])  # 20 of 26
     made = whiten(shop.heads, None, shop.data, more, 24)
     assert made.figures["several"] == 20
-    assert made.heads["picture"].whitened_share == made.figures["share"] == 0.7
+    assert made.heads["picture"].whitened_share == made.figures["share"] == 0.85
 
 
 @pytest.mark.parametrize("most", [5, 30])
