@@ -27,7 +27,7 @@ from encoders.selection import ChosenFusion, choose_share, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
 from encoders.training import TrainingSettings, remove_gaps, train_heads
 from encoders.training_data import ArrayTrainingData, TrainingBatch
-from encoders.whitening import whiten
+from encoders.whitening import SinglePictures, whiten
 from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
 from pipelines.config import DEFAULT_FUSION, Config, ConfigError, chooses_share, fusion_weights
@@ -82,24 +82,12 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     towers, tuned = train_given_towers(config, ensure_towers(config), tuple(flags))
     job, products = encode_products(config, "train", towers, flags)
     used = {modality: towers[modality] for modality in job.spaces}
-    settings = TrainingSettings(
-        dimension=config.dimension, seed=config.seed, epochs=config.epochs or None, loss=config.loss,
-        gate=config.fusion == "attention",
-    )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         data, sizes = training_data(job, products, Path(temporary))
-        single = single_pictures(job, products.orders)
-        with watch_training(config.tensorboard) as watch:
-            trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
-        learned = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
         validation = data.validation(PHRASES_PER_PRODUCT)
-        balanced = balance(learned, trained.gate, data, validation, config.query_bank, config.seed)
-        whitened = whiten(balanced.heads, balanced.gate, data, single, config.whitened_dimension, config.whitened_share)
-        heads = whitened.heads
-        chosen = _choose(config, whitened.gate, heads, validation, data.trained_sample(PHOTOS_AMONG))
-        told = {"remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
-        fitted = {"query_bank": dict(balanced.figures), "whitened": dict(whitened.figures)}
-        figures = {**trained.figures, **sizes, **fitted, **told}
+        heads, gate, figures = _train_heads(config, data, validation, single_pictures(job, products.orders))
+        chosen = _choose(config, gate, heads, validation, data.trained_sample(PHOTOS_AMONG))
+        figures |= {**sizes, "remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
         if tuned:
             figures["towers"] = tuned
         ranked = _rank(config, heads, chosen.fusion, data) if config.ranking == "attention" else None
@@ -127,6 +115,23 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     _report(figures)
     finish_run(job.index, job.run)
     return bundle if config.bundle else open_at(own)
+
+
+def _train_heads(
+    config: Config, data: ArrayTrainingData, validation: TrainingBatch, single: SinglePictures | None
+) -> tuple[Mapping[str, Head], Gate | None, dict[str, Any]]:
+    """Train heads, and fit what stands beside what they have learned; returns them, the gate for them, and figures."""
+    settings = TrainingSettings(
+        dimension=config.dimension, seed=config.seed, epochs=config.epochs or None, loss=config.loss,
+        gate=config.fusion == "attention",
+    )  # fmt: skip
+    with watch_training(config.tensorboard) as watch:
+        trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
+    learned = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
+    balanced = balance(learned, trained.gate, data, validation, config.query_bank, config.seed)
+    whitened = whiten(balanced.heads, balanced.gate, data, single, config.whitened_dimension, config.whitened_share)
+    fitted = {"query_bank": dict(balanced.figures), "whitened": dict(whitened.figures)}
+    return whitened.heads, whitened.gate, {**trained.figures, **fitted}
 
 
 def _choose(
