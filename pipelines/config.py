@@ -351,7 +351,7 @@ def given_weights(config: Config) -> dict[str, float]:
         try:
             weights[name] = float(text)
         except ValueError:
-            raise ConfigError(f"--weight {name}={text} is not a number") from None
+            raise ConfigError(f"--weight {name}={text} is not a number{'' if name in MODALITIES else ', nor auto'}") from None
         if not 0 <= weights[name] < float("inf"):
             raise ConfigError(f"--weight {name}={text} must be finite and not negative")
         if name not in MODALITIES and weights[name] >= 1:

@@ -134,6 +134,8 @@ def test_a_share_of_columns_that_are_not_kept_is_refused_before_anything_is_enco
     assert not (tmp_path / "index" / "towers").exists()
     with pytest.raises(ConfigError, match=r"^--weight picture=auto is not a number$"):
         settings(tiny_towers, tmp_path / "index", shop, weight=["picture=auto"])
+    with pytest.raises(ConfigError, match=r"^--weight structured=most is not a number, nor auto$"):
+        settings(tiny_towers, tmp_path / "index", shop, weight=["structured=most"])
 
 
 def test_a_column_of_phrases_that_is_not_kept_is_refused_before_anything_is_encoded(
