@@ -113,7 +113,9 @@ def group_column(names: Sequence[str], config: Config) -> str | None:
 
 
 def phrase_roles(names: Sequence[str], config: Config) -> dict[str, str]:
-    """Return role -> the column that phrases take it from: those that `--phrases` names, or those found by their names.
+    """Return role -> the column that phrases take it from: of those that `--phrases` names, or of all, found by their names.
+
+    A column that `--phrases` names and whose name tells no role is a role of its own.
 
     Raises:
         ConfigError: the catalogue does not keep one that `--phrases` names.
@@ -123,7 +125,8 @@ def phrase_roles(names: Sequence[str], config: Config) -> dict[str, str]:
         raise ConfigError(
             f"--phrases {missing[0]}: the catalogue keeps no such column (it keeps {', '.join(names) or 'none'})"
         )
-    return {name: name for name in config.phrases} if config.phrases else find_roles(names)
+    found = find_roles(config.phrases or names)
+    return found | {name: name for name in config.phrases if name not in found.values()}
 
 
 def split_validation(products: Products) -> np.ndarray:

@@ -18,6 +18,7 @@ from pipelines.config import Config, ConfigError, read_config
 from pipelines.run import resolve_bundle
 from pipelines.train import ensure_towers, train
 from pipelines.training_features import encode_products, training_data
+from pipelines.training_products import phrase_roles
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,13 @@ def test_a_column_of_phrases_that_is_not_kept_is_refused_before_anything_is_enco
     with pytest.raises(ConfigError, match=r"--phrases style: the catalogue keeps no such column \(it keeps .*colour"):
         train(settings(tiny_towers, tmp_path / "index", catalogue, phrases=["colour", "style"]))
     assert not list((tmp_path / "index" / "features").glob("*/units/*/*.parquet"))
+
+
+def test_columns_named_for_phrases_have_the_roles_of_their_names(tmp_path: Path) -> None:
+    config = read_config(None, {"index": str(tmp_path), "catalogue": ["x"], "phrases": ["fit", "product_type", "colour"]})
+    kept = ["title", "colour", "product_type", "fit", "gender"]
+    assert phrase_roles(kept, config) == {"kind": "product_type", "colour": "colour", "fit": "fit"}
+    assert phrase_roles(kept, config.replace(phrases=())) == {"kind": "product_type", "colour": "colour", "audience": "gender"}
 
 
 def test_a_column_of_groups_that_is_not_kept_is_refused_before_anything_is_encoded(
