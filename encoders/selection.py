@@ -19,7 +19,7 @@ from encoders.training_data import LEAST_QUERIES, TrainingBatch
 # With it photos find about as much as pictures turned, cropped and lit otherwise do (docs/quality.md).
 PHOTO_DROPOUT = 0.7
 # What photos find about the most with in a shop too small to choose (docs/quality.md).
-PHOTO_WEIGHTS = {"picture": 0.95, "text": 0.05}
+PHOTO_WEIGHTS = {"picture": 0.9, "text": 0.1}
 GRID = tuple(round(0.1 * tenths, 1) for tenths in range(1, 10))
 # More than half of it would leave too little of a vector for texts and photos to find candidates by.
 SHARES = tuple(round(0.1 * tenths, 1) for tenths in range(6))

@@ -62,7 +62,7 @@ def whiten(
 ) -> Whitened:  # fmt: skip
     """Give the head of pictures `dimension` whitened values beside its learned ones, the other heads as many zeros.
 
-    They are fitted on the first 20,000 products with a picture that are not held out, of some by their single `pictures`.
+    They are fitted on the first 20,000 products with a picture and on single `pictures`, of products that are not held out.
     There are fewer values where the features vary in fewer directions, and none where fewer than 100 products have pictures.
     Differences within products count where at least 20 have several pictures. The values' share is .85 then, and .3 elsewhere,
     where none is given. Memory is that of two matrices of D x D float64.
@@ -77,16 +77,14 @@ def whiten(
     if len(rows) < LEAST_PRODUCTS:
         return Whitened(heads, gate)
     shown = _of_trained(pictures, data)
-    once = rows[~np.isin(rows, shown.owners)]  # a product whose pictures are there counts by these
-    mean, covariance = _moments(chain(_standardised(head, data, once), _blocks(head, shown.features)))
+    mean, covariance = _moments(chain(_standardised(head, data, rows), _blocks(head, shown.features)))
     variances, components = principal(covariance, dimension)
     told: dict[str, Any] = {"products": len(rows), "variance": round(float(variances.sum() / np.trace(covariance)), 4)}
     differences, several = _differences(head, components, shown)
     if share is None:
         share = SHARE_OF_SEVERAL if several >= LEAST_SEVERAL else SHARE
     if several >= LEAST_SEVERAL:
-        # Differences from a mean of n pictures are as good as n - 1.
-        within, shrinkage = shrunk_covariance(differences, len(differences) - several)
+        within, shrinkage = shrunk_covariance(differences)
         told |= {"several": several, "pictures": len(differences), "shrinkage": round(shrinkage, 4)}
         values, vectors = np.linalg.eigh(within)
         whitening = components @ (vectors / np.sqrt(values)) @ vectors.T
@@ -115,18 +113,17 @@ def principal(covariance: Float64, most: int) -> tuple[Float64, Float64]:
     return values, vectors * signs
 
 
-def shrunk_covariance(differences: Float64, independent: int | None = None) -> tuple[Float64, float]:
+def shrunk_covariance(differences: Float64) -> tuple[Float64, float]:
     """Return the covariance of rows with mean 0, float64[N, m], drawn towards a multiple of the identity, and the share of that.
 
-    independent: as how many independent rows they count, N where it is None. The share is the one of Ledoit and Wolf, "A
-    well-conditioned estimator for large-dimensional covariance matrices" (2004).
+    The share is the one of Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices" (2004).
     """
     rows, size = differences.shape
     sample = differences.T @ differences / rows
     scale = np.trace(sample) / size
     distance = float(np.square(sample - scale * np.eye(size)).sum())
     squares = np.square(differences)
-    error = float((squares.T @ squares / rows - np.square(sample)).sum()) / (independent or rows)
+    error = float((squares.T @ squares / rows - np.square(sample)).sum()) / rows
     share = min(error, distance) / distance if distance else 1.0
     return (1 - share) * sample + share * scale * np.eye(size), share
 
