@@ -17,7 +17,8 @@ ROOMS = ("catalogue_lookup", "encoders", "pipelines", "transforms")
 # What a shop's service loads: these work where annoy, numpy and pyarrow are all that is installed.
 QUERY_SIDE = frozenset(
     """encoders.bundle encoders.fusion encoders.gate encoders.heads encoders.integrity encoders.pooling encoders.query_bank
-    encoders.ranking encoders.side_by_side encoders.tokens encoders.tower_spec encoders.towers transforms.decode transforms.text""".split()
+    encoders.ranking encoders.side_by_side encoders.tokens encoders.tower_spec encoders.towers transforms.decode
+    transforms.text""".split()
 )
 TENSORFLOW = frozenset(
     ("keras", "keras_hub", "tensorflow", "tensorflow_text", "tensorflow_transform", "tf_keras")
