@@ -48,7 +48,7 @@ def picture(number: int) -> bytes:
 def test_a_filter_that_cannot_be_read_is_said_before_a_tower_is_loaded(real: Path, tmp_path: Path) -> None:
     root = tmp_path / "index"
     shutil.copytree(real, root, symlinks=True)
-    next((root / "bundles").iterdir()).unlink()
+    next(path for path in (root / "bundles").iterdir() if path.is_symlink()).unlink()  # that of the version
     with open_index(root) as index:
         with pytest.raises(WhereError, match="colours"):
             index.search(image=picture(12), where="colours = 'red'")
