@@ -41,11 +41,12 @@ from encoders.training import TrainingSettings, train_heads
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges
 from pipelines.bundles import localise
-from pipelines.config import DEFAULT_WEIGHTS, read_config
+from pipelines.config import read_config
 from pipelines.fine_tune import train_given_towers
 from pipelines.ingest import COLUMNS
 from pipelines.job import Job
 from pipelines.layout import PRODUCT_ID
+from pipelines.named_values import DEFAULT_WEIGHTS
 from pipelines.train import PHOTOS_AMONG, ensure_towers
 from pipelines.training_features import encode_products, encode_queries, gather_features, gather_queries, training_data
 from pipelines.training_products import PHRASES_PER_PRODUCT, Products, hash_share, read_products

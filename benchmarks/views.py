@@ -27,10 +27,11 @@ from encoders.heads import Head, apply_head
 from encoders.training import TrainingSettings, train_heads
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, stages
-from pipelines.config import DEFAULT_WEIGHTS, read_config
+from pipelines.config import read_config
 from pipelines.ingest import COLUMNS
 from pipelines.job import open_job
 from pipelines.layout import PRODUCT_ID
+from pipelines.named_values import DEFAULT_WEIGHTS
 from pipelines.train import ensure_towers
 from pipelines.training_features import encode_queries, gather_queries, training_data
 from pipelines.training_products import Products, hash_share, read_products

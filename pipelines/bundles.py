@@ -23,8 +23,9 @@ from encoders.bundle import (
 from encoders.fusion import STRUCTURED, Fusion
 from encoders.integrity import files_below
 from pipelines import storage
-from pipelines.config import DEFAULT_FUSION, DEFAULT_WEIGHTS, Config, ConfigError, given_weights
+from pipelines.config import DEFAULT_FUSION, Config, ConfigError
 from pipelines.layout import Index
+from pipelines.named_values import DEFAULT_WEIGHTS, given_weights
 from pipelines.views import index_views
 
 LATEST = "LATEST"

@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
+from encoders.bundle import REVIEWS
 from pipelines import columns
 from pipelines.column_types import STRINGS, Path
 from pipelines.columns import Block, CellProblems
-from pipelines.layout import PRODUCT_ID, REVIEWS
+from pipelines.layout import PRODUCT_ID
 from pipelines.picture_columns import BINARIES, path_lists, picture_lists
 from pipelines.readers import READERS
 from pipelines.review_columns import REVIEWS_TYPE, review_lists

@@ -21,12 +21,13 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
+from encoders.bundle import REVIEWS
 from encoders.towers import Tower, load_tower
 from pipelines import ranges, storage
 from pipelines.bundles import localise
 from pipelines.catalogue import CatalogueSchema, Shard
 from pipelines.features import REJECTED_TYPE, Space, pack, write_features
-from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID, REJECTED, REVIEWS, Run, read_json
+from pipelines.layout import FEATURE, KEY, KEY_BYTES, ORDER, PRESENT, PRODUCT_ID, REJECTED, Run, read_json
 from pipelines.picture_batches import Batch, Findings, batches, one_ahead, read_inside, read_paths
 from pipelines.views import text_maker
 from transforms.reviews import Weighed, reviews_content

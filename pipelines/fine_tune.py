@@ -30,9 +30,10 @@ from encoders.training import TrainingSettings, train_heads
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges, storage
 from pipelines.bundles import localise, upload
-from pipelines.config import TRAINING_SETTINGS, Config, ConfigError, fine_tuned_layers, fingerprint
+from pipelines.config import TRAINING_SETTINGS, Config, ConfigError, fingerprint
 from pipelines.job import PLANNED, Job, finish_run, open_catalogue
 from pipelines.layout import ORDER, TRAINING_FILE, Index, read_json, write_json
+from pipelines.named_values import fine_tuned_layers
 from pipelines.training_features import encode_products, training_data
 from pipelines.training_pictures import TrainingPictures
 from pipelines.training_products import Products

@@ -18,10 +18,11 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.bundle import REVIEWS
 from pipelines import ranges, storage
 from pipelines.catalogue import CatalogueSchema, Piece, Shard, pieces, read_piece
 from pipelines.features import content_hash
-from pipelines.layout import KEY_BYTES, ORDER, PRODUCT_ID, REJECT_SCHEMA, REVIEWS, Run, order_of, read_json, write_json
+from pipelines.layout import KEY_BYTES, ORDER, PRODUCT_ID, REJECT_SCHEMA, Run, order_of, read_json, write_json
 from transforms.prices import parse_price
 from transforms.reviews import Review, choose_reviews
 from transforms.text import clean_text, join_texts

@@ -25,13 +25,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from catalogue_lookup.withdrawn import WITHDRAWN_FILE
-from encoders.bundle import REVIEWS
 from pipelines import storage
 
 FORMAT = 1
 PARTITION_ROWS = 65_536
 ROW_GROUP = 1_024
-MODALITIES = ("picture", "text", REVIEWS)
 Stage = Literal["ingest", "plan", "encode", "collect", "fuse", "build", "publish"]
 
 ORDER, PRODUCT_ID, KEY, FEATURE, PRESENT, REJECTED = "order", "product_id", "key", "feature", "present", "rejected"

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.bundle import REVIEWS
 from pipelines import pictures, ranges, storage
 from pipelines.changes import Mask, compare, read_before
 from pipelines.counts import each, plural
@@ -31,7 +32,6 @@ from pipelines.layout import (
     KEY_BYTES,
     ORDER,
     PRODUCT_ID,
-    REVIEWS,
     WITHDRAWN,
     Index,
     Partition,

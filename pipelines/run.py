@@ -17,11 +17,12 @@ from encoders.fusion import STRUCTURED
 from pipelines import stages, storage
 from pipelines.bundles import adopt, derive, install, open_at, own_bundle
 from pipelines.catalogue import pieces
-from pipelines.config import Config, ConfigError, given_weights
+from pipelines.config import Config, ConfigError
 from pipelines.gate import publish_command
 from pipelines.job import Job, open_catalogue, open_job
 from pipelines.labelled_queries import read_labelled_queries
 from pipelines.layout import Index
+from pipelines.named_values import given_weights
 from pipelines.outlook import shown_total
 from pipelines.prune import prune
 from pipelines.publish import read_current

@@ -10,8 +10,10 @@ from typing import Literal
 
 import pyarrow as pa
 
+from encoders.bundle import REVIEWS
 from pipelines.column_types import PATH_FIELDS, Path, find_path, is_list, kept_type, merge_types, plain_type
-from pipelines.layout import MODALITIES, ORDER, PRODUCT_ID, REVIEWS, VECTOR, modality_vector
+from pipelines.layout import ORDER, PRODUCT_ID, VECTOR, modality_vector
+from pipelines.named_values import MODALITIES
 from pipelines.review_columns import is_review_column
 from pipelines.shards import CatalogueError
 

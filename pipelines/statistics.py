@@ -31,10 +31,11 @@ from encoders.fusion import STRUCTURED
 from pipelines import ranges, stages, storage
 from pipelines.bundles import derive, localise
 from pipelines.catalogue import CatalogueSchema
-from pipelines.config import Config, ConfigError, chooses_share, given_weights
+from pipelines.config import Config, ConfigError
 from pipelines.ingest import COLUMNS
 from pipelines.job import Job, open_job
 from pipelines.layout import ORDER, Index, write_json
+from pipelines.named_values import chooses_share, given_weights
 from pipelines.runner import run_pipeline
 from transforms.structured import (
     NUMBERS,

@@ -30,10 +30,11 @@ from encoders.training_data import ArrayTrainingData, TrainingBatch
 from encoders.whitening import SinglePictures, whiten
 from pipelines import storage
 from pipelines.bundles import adopt, fusion_for, localise, open_at, upload
-from pipelines.config import DEFAULT_FUSION, Config, ConfigError, chooses_share, fusion_weights
+from pipelines.config import DEFAULT_FUSION, Config, ConfigError
 from pipelines.fine_tune import train_given_towers, trained_layers
 from pipelines.job import finish_run, open_catalogue
 from pipelines.layout import Index
+from pipelines.named_values import chooses_share, fusion_weights
 from pipelines.single_pictures import single_pictures
 from pipelines.statistics import find_settings, fit_statistics, structured_values
 from pipelines.training_features import encode_products, training_data

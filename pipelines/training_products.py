@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import ranges, storage
-from pipelines.config import Config, ConfigError, phrase_languages
+from pipelines.config import Config, ConfigError
 from pipelines.ingest import COLUMNS
 from pipelines.job import Job
 from pipelines.layout import ORDER, PRODUCT_ID
+from pipelines.named_values import phrase_languages
 from transforms.phrases import canonical_values, find_roles, phrases_of, product_attributes
 from transforms.sentences import sentences
 from transforms.shop_words import ShopWords

@@ -13,7 +13,8 @@ from conftest import product, write_shards
 from version_maker import draw_products, make_version
 
 from pipelines.cli import main, parser
-from pipelines.config import ConfigError, phrase_languages, read_config
+from pipelines.config import ConfigError, read_config
+from pipelines.named_values import phrase_languages
 from pipelines.training_products import shop_words
 
 COMMANDS = ("sample", "train", "run", "ingest", "encode", "fuse", "build", "publish", "query", "versions", "rollback",
