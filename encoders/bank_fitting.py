@@ -7,16 +7,16 @@ kinds of queries count. All texts get one value, so that what texts find among t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from encoders.gate import Gate
 from encoders.heads import Head, apply_head
 from encoders.query_bank import QueryBank
 from encoders.selection import ndcg_at_10
+from encoders.trained_heads import TrainedHeads
 from encoders.training_data import LEAST_QUERIES, ArrayTrainingData, TrainingBatch
 
 BALANCED = "picture"
@@ -27,18 +27,9 @@ USUAL_ROWS = 4096
 Float32 = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Balanced:
-    """Hold heads, one of them with a query bank, the gate for them, and figures as JSON values."""
-
-    heads: Mapping[str, Head]
-    gate: Gate | None
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
 def balance(
-    heads: Mapping[str, Head], gate: Gate | None, data: ArrayTrainingData, validation: TrainingBatch, size: int, seed: int = 0
-) -> Balanced:  # fmt: skip
+    trained: TrainedHeads, data: ArrayTrainingData, validation: TrainingBatch, size: int, seed: int = 0
+) -> TrainedHeads:
     """Give the head of pictures a query bank of at most `size` titles and as many labels, the other heads a constant beside.
 
     The bank's queries are of products that are not held out. Its weight is the one of `WEIGHTS` with which the queries of
@@ -48,13 +39,14 @@ def balance(
     Figures: validation `queries`, the `bank`'s queries, its `weight` (0: none), the `ndcg@10` with it, `before` and the `error`
     of the difference; {} where nothing could be measured.
     """
+    heads, gate = trained.heads, trained.gate
     if BALANCED not in heads or "text" not in heads or not size:
-        return Balanced(heads, gate)
+        return TrainedHeads(heads, gate)
     there = np.flatnonzero(validation.present[BALANCED])
     asked = validation.answers[:, there].any(axis=1)
     bank = _draw(data, size, seed)
     if np.count_nonzero(asked) < LEAST_QUERIES or not bank:
-        return Balanced(heads, gate)
+        return TrainedHeads(heads, gate)
     answers = validation.answers[np.ix_(asked, there)]
     texts, pictures = validation.queries[asked], validation.products[BALANCED][there]
     vectors = [apply_head(heads["text"], np.asarray(data.queries[rows])) for rows in bank]
@@ -82,8 +74,8 @@ def balance(
         "ndcg@10": round(float((scores[best] if kept else before).mean()), 6), "before": round(float(before.mean()), 6),
     }  # fmt: skip
     if not kept:
-        return Balanced(heads, gate, figures)
-    return Balanced(of(best), None if gate is None else gate.widened(1), figures)
+        return TrainedHeads(heads, gate, figures)
+    return TrainedHeads(of(best), None if gate is None else gate.widened(1), figures)
 
 
 def _draw(data: ArrayTrainingData, size: int, seed: int) -> list[npt.NDArray[Any]]:

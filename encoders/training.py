@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np
@@ -24,6 +24,7 @@ from encoders.heads import BLOCK_ROWS, Head, apply_head, random_head
 from encoders.losses import VectorLoss
 from encoders.meanings import Mask
 from encoders.models import fuse_by_gate, gate_model, gate_of, head_model, head_of
+from encoders.trained_heads import TrainedHeads
 from encoders.training_data import LEAST_QUERIES, ArrayTrainingData, Features, Questions, TrainingBatch, TrainingData
 from encoders.training_rounds import Round, log_round
 
@@ -75,15 +76,6 @@ class TrainingSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class TrainedHeads:
-    """Hold the heads by modality, the gate where one was asked for, and figures of the training as JSON values."""
-
-    heads: Mapping[str, Head]
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    gate: Gate | None = None
-
-
 def train_heads(
     data: TrainingData,
     dimensions: Mapping[str, int],
@@ -105,7 +97,7 @@ def train_heads(
     heads = {name: random_head(width, settings.dimension, settings.seed) for name, width in dimensions.items()}
     moments = _measure(data, dimensions, settings.statistics_rows)
     if "text" not in moments:
-        return TrainedHeads(heads, {"trained": [], "epochs": 0, "seconds": time.monotonic() - started})
+        return TrainedHeads(heads, None, {"trained": [], "epochs": 0, "seconds": time.monotonic() - started})
     steps = _steps(data.steps_per_epoch, settings)
     trainer = _Trainer(moments, steps, settings)
     batches = _endless(data)
@@ -143,7 +135,7 @@ def train_heads(
         "round_recall@10": {name: [one.validation[name]["recall@10"] for one in rounds] for name in best_recalls},
         "validation": best_recalls,
     }
-    return TrainedHeads(heads, figures, gate)
+    return TrainedHeads(heads, gate, figures)
 
 
 def evaluate_heads(heads: Mapping[str, Head], batch: TrainingBatch, gate: Gate | None = None) -> dict[str, dict[str, float]]:

@@ -12,8 +12,8 @@ of its variance, half way to full whitening.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import eigsh
 
-from encoders.gate import Gate
 from encoders.heads import BLOCK_ROWS, Head
+from encoders.trained_heads import TrainedHeads
 from encoders.training_data import ArrayTrainingData
 
 WHITENED = "picture"
@@ -47,19 +47,9 @@ class SinglePictures:
     owners: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Whitened:
-    """Hold heads with whitened values, the gate for them, and figures as JSON values."""
-
-    heads: Mapping[str, Head]
-    gate: Gate | None
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
 def whiten(
-    heads: Mapping[str, Head], gate: Gate | None, data: ArrayTrainingData, pictures: SinglePictures | None, dimension: int,
-    share: float | None = None,
-) -> Whitened:  # fmt: skip
+    trained: TrainedHeads, data: ArrayTrainingData, pictures: SinglePictures | None, dimension: int, share: float | None = None
+) -> TrainedHeads:
     """Give the head of pictures `dimension` whitened values beside its learned ones, the other heads as many zeros.
 
     They are fitted on the first 20,000 products with a picture and on single `pictures`, of products that are not held out.
@@ -70,12 +60,13 @@ def whiten(
     Figures: the `dimension`, `share`, number of `products`, the share of the features' `variance` that is kept, and where it was
     measured within products: how many have `several` pictures, these `pictures`, the `shrinkage`.
     """
+    heads, gate = trained.heads, trained.gate
     head = heads.get(WHITENED)
     if head is None or not dimension:
-        return Whitened(heads, gate)
+        return TrainedHeads(heads, gate)
     rows = np.flatnonzero(data.present[WHITENED] & ~data.validation_rows)[:MOST_ROWS]
     if len(rows) < LEAST_PRODUCTS:
-        return Whitened(heads, gate)
+        return TrainedHeads(heads, gate)
     shown = _of_trained(pictures, data)
     mean, covariance = _moments(chain(_standardised(head, data, rows), _blocks(head, shown.features)))
     variances, components = principal(covariance, dimension)
@@ -93,7 +84,7 @@ def whiten(
     values = whitening.shape[1]
     made = {name: other.widened(values) for name, other in heads.items()}
     made[WHITENED] = replace(head, whitening=whitening, whitening_bias=-mean @ whitening, whitened_share=share)
-    return Whitened(made, None if gate is None else gate.widened(values), {"dimension": values, "share": share, **told})
+    return TrainedHeads(made, None if gate is None else gate.widened(values), {"dimension": values, "share": share, **told})
 
 
 def principal(covariance: Float64, most: int) -> tuple[Float64, Float64]:

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from encoders.presets import build_tower
 from encoders.ranking_training import RankingSettings, TrainedRanker, train_ranker
 from encoders.selection import ChosenFusion, choose_share, choose_weights
 from encoders.tower_spec import SPEC_FILE, Modality, TowerSpec
+from encoders.trained_heads import TrainedHeads
 from encoders.training import TrainingSettings, remove_gaps, train_heads
 from encoders.training_data import ArrayTrainingData, TrainingBatch
 from encoders.whitening import SinglePictures, whiten
@@ -86,9 +88,11 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
     with tempfile.TemporaryDirectory() as temporary:
         data, sizes = training_data(job, products, Path(temporary))
         validation = data.validation(PHRASES_PER_PRODUCT)
-        heads, gate, figures = _train_heads(config, data, validation, single_pictures(job, products.orders))
-        chosen = _choose(config, gate, heads, validation, data.trained_sample(PHOTOS_AMONG))
-        figures |= {**sizes, "remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
+        trained = _train_heads(config, data, validation, single_pictures(job, products.orders))
+        heads = trained.heads
+        chosen = _choose(config, trained.gate, heads, validation, data.trained_sample(PHOTOS_AMONG))
+        told = {"remove_gap": config.remove_gap, "holdout": config.holdout, "fusion": chosen.figures}
+        figures = {**trained.figures, **sizes, **told}
         if tuned:
             figures["towers"] = tuned
         ranked = _rank(config, heads, chosen.fusion, data) if config.ranking == "attention" else None
@@ -120,19 +124,19 @@ def train(config: Config, flags: Iterable[str] = ()) -> Bundle:
 
 def _train_heads(
     config: Config, data: ArrayTrainingData, validation: TrainingBatch, single: SinglePictures | None
-) -> tuple[Mapping[str, Head], Gate | None, dict[str, Any]]:
-    """Train heads, and fit what stands beside what they have learned; returns them, the gate for them, and figures."""
+) -> TrainedHeads:
+    """Train heads, and fit what stands beside what they have learned."""
     settings = TrainingSettings(
         dimension=config.dimension, seed=config.seed, epochs=config.epochs or None, loss=config.loss,
         gate=config.fusion == "attention",
     )  # fmt: skip
     with watch_training(config.tensorboard) as watch:
         trained = train_heads(data, {m: features.shape[2] for m, features in data.features.items()}, settings, watch)
-    learned = remove_gaps(trained.heads, data) if config.remove_gap else trained.heads
-    balanced = balance(learned, trained.gate, data, validation, config.query_bank, config.seed)
-    whitened = whiten(balanced.heads, balanced.gate, data, single, config.whitened_dimension, config.whitened_share)
+    learned = replace(trained, heads=remove_gaps(trained.heads, data)) if config.remove_gap else trained
+    balanced = balance(learned, data, validation, config.query_bank, config.seed)
+    whitened = whiten(balanced, data, single, config.whitened_dimension, config.whitened_share)
     fitted = {"query_bank": dict(balanced.figures), "whitened": dict(whitened.figures)}
-    return whitened.heads, whitened.gate, {**trained.figures, **fitted}
+    return replace(whitened, figures={**trained.figures, **fitted})
 
 
 def _choose(

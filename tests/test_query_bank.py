@@ -14,6 +14,7 @@ from encoders.heads import Head, HeadError, apply_head, identity_head
 from encoders.meanings import Meanings
 from encoders.query_bank import QUERY_LEVEL, QueryBank
 from encoders.selection import ndcg_at_10
+from encoders.trained_heads import TrainedHeads
 from encoders.training_data import ArrayTrainingData
 from encoders.whitening import whiten
 
@@ -57,7 +58,7 @@ def encode(heads: dict[str, Head], data: ArrayTrainingData, name: str) -> np.nda
 
 
 def test_what_many_queries_are_near_to_crowds_out_less(hubs: ArrayTrainingData, heads: dict[str, Head]) -> None:
-    made = balance(heads, None, hubs, hubs.validation(), 1024)
+    made = balance(TrainedHeads(heads), hubs, hubs.validation(), 1024)
     figures = made.figures
     assert (figures["queries"], figures["bank"]) == (294, 600)  # 300 held out, six of them without a picture
     assert figures["weight"] in WEIGHTS
@@ -106,7 +107,7 @@ def test_vectors_have_unit_norm_zeros_stay_zeros_and_values_are_bounded() -> Non
 def test_texts_find_texts_as_before_and_the_gate_weighs_as_before(hubs: ArrayTrainingData, heads: dict[str, Head]) -> None:
     rng = np.random.default_rng(5)
     drawn = [rng.standard_normal(shape).astype(np.float32) for shape in ((2 * WIDTH + 2, 5), (5,), (5, 2), (2,))]
-    made = balance(heads, Gate(("picture", "text"), *drawn), hubs, hubs.validation(), 1024)
+    made = balance(TrainedHeads(heads, Gate(("picture", "text"), *drawn)), hubs, hubs.validation(), 1024)
     before, after = encode(heads, hubs, "text"), encode(dict(made.heads), hubs, "text")
     np.testing.assert_allclose(after @ after.T, (1 - QUERY_LEVEL**2) * before @ before.T + QUERY_LEVEL**2, atol=1e-6)
     assert made.gate is not None
@@ -114,8 +115,8 @@ def test_texts_find_texts_as_before_and_the_gate_weighs_as_before(hubs: ArrayTra
 
 
 def test_whitened_values_stand_behind_it(hubs: ArrayTrainingData, heads: dict[str, Head], tmp_path: Path) -> None:
-    made = balance(heads, None, hubs, hubs.validation(), 1024)
-    wide = whiten(made.heads, None, hubs, None, 8, 0.3).heads
+    made = balance(TrainedHeads(heads), hubs, hubs.validation(), 1024)
+    wide = whiten(made, hubs, None, 8, 0.3).heads
     narrow = encode(dict(made.heads), hubs, "picture")
     wide["picture"].to_npz(tmp_path / "picture.npz")
     vectors = encode({"picture": Head.from_npz(tmp_path / "picture.npz")}, hubs, "picture")
@@ -135,7 +136,7 @@ def test_labels_are_a_group_of_their_own_and_what_is_held_out_is_in_none(hubs: A
         np.arange(12)[:, None], np.zeros(12, np.int64), labels, np.zeros(0, np.int64), np.zeros(PRODUCTS + 1, np.int64)
     )  # fmt: skip
     data = dataclasses.replace(hubs, queries=np.concatenate([hubs.queries, more]), meanings=meanings)
-    bank = balance(heads, None, data, data.validation(), 250).heads["picture"].bank
+    bank = balance(TrainedHeads(heads), data, data.validation(), 250).heads["picture"].bank
     assert bank is not None
     assert bank.sizes.tolist() == [250, 12]
     assert bank.temperature == TEMPERATURE
@@ -147,19 +148,19 @@ def test_labels_are_a_group_of_their_own_and_what_is_held_out_is_in_none(hubs: A
 def test_where_nothing_is_gained_or_too_little_is_asked_heads_stay(hubs: ArrayTrainingData, heads: dict[str, Head]) -> None:
     even = make_data(0.0)
     same = dataclasses.replace(even, features={**even.features, "picture": even.features["text"]})
-    made = balance(heads, None, same, same.validation(), 1024)
+    made = balance(TrainedHeads(heads), same, same.validation(), 1024)
     assert made.heads is heads
     assert (made.figures["weight"], made.figures["ndcg@10"]) == (0.0, 1.0)
     few = dataclasses.replace(hubs, validation_rows=np.arange(PRODUCTS) % 10 == 0)  # 88 of 90 queries with a picture
     texts = {"text": heads["text"]}
     for own, data, size in ((heads, few, 1024), (heads, hubs, 0), (texts, hubs, 1024)):
-        made = balance(own, None, data, data.validation(), size)
+        made = balance(TrainedHeads(own), data, data.validation(), size)
         assert made.heads is own
         assert made.figures == {}
 
 
 def test_a_bank_that_does_not_fit_is_refused(hubs: ArrayTrainingData, heads: dict[str, Head], tmp_path: Path) -> None:
-    head = balance(heads, None, hubs, hubs.validation(), 1024).heads["picture"]
+    head = balance(TrainedHeads(heads), hubs, hubs.validation(), 1024).heads["picture"]
     assert head.bank is not None
     with pytest.raises(HeadError, match=r"^head has a query bank of dimension 23 beside 24 learned values: train it again$"):
         dataclasses.replace(head, bank=dataclasses.replace(head.bank, queries=head.bank.queries[:, 1:]))

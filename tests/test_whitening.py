@@ -9,8 +9,9 @@ import pytest
 
 from encoders.gate import Gate
 from encoders.heads import Head, apply_head, random_head
+from encoders.trained_heads import TrainedHeads
 from encoders.training_data import ArrayTrainingData
-from encoders.whitening import SinglePictures, Whitened, principal, shrunk_covariance, whiten
+from encoders.whitening import SinglePictures, principal, shrunk_covariance, whiten
 
 PRODUCTS, WIDTH, SHARE = 400, 40, 0.7
 
@@ -50,7 +51,7 @@ def shop() -> Shop:
     return Shop(data, taken(own), SinglePictures(taken(own[owners]), owners), heads)
 
 
-def found_first(shop: Shop, made: Whitened) -> float:
+def found_first(shop: Shop, made: TrainedHeads) -> float:
     """Return the share of the products held out of which another photo finds the picture, among all products."""
     indexed = apply_head(made.heads["picture"], shop.data.features["picture"][:, 0])
     asked = np.flatnonzero(shop.data.validation_rows)
@@ -59,9 +60,9 @@ def found_first(shop: Shop, made: Whitened) -> float:
 
 
 def test_photos_find_products_by_what_pictures_of_one_product_share(shop: Shop) -> None:
-    learned = Whitened(shop.heads, None)
-    plain = whiten(shop.heads, None, shop.data, None, 24, SHARE)
-    several = whiten(shop.heads, None, shop.data, shop.pictures, 24, SHARE)
+    learned = TrainedHeads(shop.heads)
+    plain = whiten(TrainedHeads(shop.heads), shop.data, None, 24, SHARE)
+    several = whiten(TrainedHeads(shop.heads), shop.data, shop.pictures, 24, SHARE)
     assert found_first(shop, learned) < found_first(shop, plain) + 0.05 < 0.3
     assert found_first(shop, several) > 0.6
     assert plain.figures == {
@@ -73,7 +74,7 @@ def test_photos_find_products_by_what_pictures_of_one_product_share(shop: Shop) 
 
 
 def test_within_products_the_whitened_values_vary_alike(shop: Shop) -> None:
-    head = whiten(shop.heads, None, shop.data, shop.pictures, 24, SHARE).heads["picture"]
+    head = whiten(TrainedHeads(shop.heads), shop.data, shop.pictures, 24, SHARE).heads["picture"]
     values = shop.pictures.features @ head.whitening + head.whitening_bias
     kept = ~shop.data.validation_rows[shop.pictures.owners]
     groups = values[kept].reshape(-1, 3, 24)
@@ -86,7 +87,7 @@ def test_within_products_the_whitened_values_vary_alike(shop: Shop) -> None:
 
 
 def test_without_several_pictures_components_are_divided_by_the_fourth_root_of_their_variance(shop: Shop) -> None:
-    head = whiten(shop.heads, None, shop.data, None, 12, SHARE).heads["picture"]
+    head = whiten(TrainedHeads(shop.heads), shop.data, None, 12, SHARE).heads["picture"]
     features = shop.data.features["picture"][~shop.data.validation_rows, 0].astype(np.float64)
     variances, vectors = np.linalg.eigh(np.cov(features.T, bias=True))
     for column, expected, vector in zip(head.whitening.T, variances[::-1], vectors.T[::-1], strict=False):
@@ -95,7 +96,7 @@ def test_without_several_pictures_components_are_divided_by_the_fourth_root_of_t
 
 
 def test_texts_rank_pictures_as_before_and_vectors_have_unit_norm(shop: Shop) -> None:
-    made = whiten(shop.heads, None, shop.data, shop.pictures, 24, SHARE)
+    made = whiten(TrainedHeads(shop.heads), shop.data, shop.pictures, 24, SHARE)
     texts, pictures = shop.data.features["text"][:, 0], shop.data.features["picture"][:, 0]
     wide = {name: apply_head(head, shop.data.features[name][:, 0]) for name, head in made.heads.items()}
     narrow = apply_head(shop.heads["text"], texts) @ apply_head(shop.heads["picture"], pictures).T
@@ -110,7 +111,7 @@ def test_the_gate_weighs_as_before(shop: Shop) -> None:
     rng = np.random.default_rng(5)
     drawn = [rng.standard_normal(shape).astype(np.float32) for shape in ((2 * 8 + 2, 5), (5,), (5, 2), (2,))]
     gate = Gate(("picture", "text"), *drawn)
-    made = whiten(shop.heads, gate, shop.data, None, 24, SHARE)
+    made = whiten(TrainedHeads(shop.heads, gate), shop.data, None, 24, SHARE)
     assert made.gate is not None
     there = {"picture": np.arange(PRODUCTS) % 3 > 0, "text": np.arange(PRODUCTS) % 4 > 0}
 
@@ -130,8 +131,8 @@ def test_products_held_out_are_not_looked_at(shop: Shop) -> None:
     other = dataclasses.replace(shop.data, features={**shop.data.features, "picture": loud})
     single = shop.pictures.features.copy()
     single[shop.data.validation_rows[shop.pictures.owners]] *= 100
-    made = whiten(shop.heads, None, other, dataclasses.replace(shop.pictures, features=single), 24, SHARE)
-    same = whiten(shop.heads, None, shop.data, shop.pictures, 24, SHARE)
+    made = whiten(TrainedHeads(shop.heads), other, dataclasses.replace(shop.pictures, features=single), 24, SHARE)
+    same = whiten(TrainedHeads(shop.heads), shop.data, shop.pictures, 24, SHARE)
     assert made.figures == same.figures
     np.testing.assert_array_equal(made.heads["picture"].whitening, same.heads["picture"].whitening)
 
@@ -140,9 +141,9 @@ def test_too_few_products_no_pictures_and_no_dimension_leave_heads_as_they_are(s
     few = {"picture": np.arange(PRODUCTS) < 100, "text": np.ones(PRODUCTS, bool)}
     texts = {"text": shop.heads["text"]}
     for made in (
-        whiten(shop.heads, None, dataclasses.replace(shop.data, present=few), None, 24, SHARE),
-        whiten(shop.heads, None, shop.data, None, 0, SHARE),
-        whiten(texts, None, shop.data, None, 24, SHARE),
+        whiten(TrainedHeads(shop.heads), dataclasses.replace(shop.data, present=few), None, 24, SHARE),
+        whiten(TrainedHeads(shop.heads), shop.data, None, 0, SHARE),
+        whiten(TrainedHeads(texts), shop.data, None, 24, SHARE),
     ):
         assert made.figures == {}
         assert {head.dimension_out for head in made.heads.values()} == {8}
@@ -150,11 +151,11 @@ def test_too_few_products_no_pictures_and_no_dimension_leave_heads_as_they_are(s
 
 def test_few_products_with_several_pictures_count_as_none(shop: Shop) -> None:
     few = SinglePictures(shop.pictures.features[: 3 * 21], shop.pictures.owners[: 3 * 21])  # 16 of 21 are not held out
-    made = whiten(shop.heads, None, shop.data, few, 24)
+    made = whiten(TrainedHeads(shop.heads), shop.data, few, 24)
     assert "several" not in made.figures
     assert made.heads["picture"].whitened_share == made.figures["share"] == 0.3
     more = SinglePictures(shop.pictures.features[: 3 * 26], shop.pictures.owners[: 3 * 26])  # 20 of 26
-    made = whiten(shop.heads, None, shop.data, more, 24)
+    made = whiten(TrainedHeads(shop.heads), shop.data, more, 24)
     assert made.figures["several"] == 20
     assert made.heads["picture"].whitened_share == made.figures["share"] == 0.85
 
