@@ -24,15 +24,13 @@ TEMPERATURE = 0.04
 WEIGHTS = (0.2, 0.4, 0.6)
 USUAL_ROWS = 4096
 
-Float32 = npt.NDArray[np.float32]
-
 
 def balance(
     trained: TrainedHeads, data: ArrayTrainingData, validation: TrainingBatch, size: int, seed: int = 0
 ) -> TrainedHeads:
     """Give the head of pictures a query bank of at most `size` titles and as many labels, the other heads a constant beside.
 
-    The bank's queries are of products that are not held out. Its weight is the one of `WEIGHTS` with which the queries of
+    The titles are of products that are not held out. The bank's weight is the one of `WEIGHTS` with which the queries of
     `validation` find most of its pictures by nDCG@10; where none finds more than no bank by two standard errors of the mean
     difference, or fewer than 100 are asked, the heads stay as they are.
 

@@ -57,7 +57,7 @@ class QueryBank:
     def of_pictures(
         cls, queries: Float32, sizes: npt.NDArray[np.int64], temperature: float, weight: float, usual: float
     ) -> QueryBank:
-        """Make what takes `weight` times the nearness from pictures' similarities to texts; `usual` is the mean nearness."""
+        """Make what takes `weight` times the nearness from similarities to texts; `usual` is pictures' mean nearness."""
         gain = weight * float(np.sqrt(1 - QUERY_LEVEL**2)) / QUERY_LEVEL
         return cls(queries, sizes, temperature, gain, gain * usual)
 

@@ -129,7 +129,7 @@ def test_whitened_values_stand_behind_it(hubs: ArrayTrainingData, heads: dict[st
     assert not texts[:, WIDTH + 1 :].any()
 
 
-def test_labels_are_a_group_of_their_own_and_what_is_held_out_is_in_none(hubs: ArrayTrainingData, heads: dict[str, Head]) -> None:
+def test_labels_are_a_group_of_their_own_and_titles_held_out_are_in_none(hubs: ArrayTrainingData, heads: dict[str, Head]) -> None:
     labels = np.arange(PRODUCTS, PRODUCTS + 12)
     more = unit(hubs.queries[:12] + 0.1)
     meanings = Meanings(  # twelve things, one wording of each, which no product has
