@@ -82,7 +82,8 @@ class Report:
 
     def lines(self) -> Iterable[str]:
         """Yield the report for a person."""
-        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {each(self.encoded, plural)}"
+        stored = "" if any(self.encoded.values()) else ", all features were stored"
+        yield f"version {self.version}{' (current)' if self.published else ''}: encoded {each(self.encoded, plural)}{stored}"
         yield from self.catalogue_lines()
         if self.recall is not None:
             yield f"recall@10 {self.recall:g}{moved(self.moved, self.probes)}"

@@ -60,7 +60,7 @@ def test_an_imported_pair_makes_an_index_that_answers_texts_and_pictures(
     # A random network takes texts for no pictures like them: pictures among pictures.
     again = ["run", "--catalogue", catalogue, "--index", str(tmp_path / "index"), "--weight", "text=0"]
     assert main([*again, "--column", "product_id=sku", "--column", "title=name", "--text", "title"]) == 0
-    assert "encoded nothing" in capsys.readouterr().out
+    assert "encoded nothing, all features were stored\n" in capsys.readouterr().out
     with open_index(str(tmp_path / "index")) as index:
         image = Image.open(io.BytesIO(rows[23]["image"]["bytes"]))
         assert index.search(image=image, k=1)[0].product_id == "P00023"
